@@ -1,0 +1,71 @@
+# Everything is installed into .venv; a second run of any target starts at once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# Taken as they are typed: $(value) keeps a dollar sign in a prompt, and the recipe reads them from its environment, so
+# that no quote in them reaches the shell.
+PROMPT ?= a penguin on a red background
+OUT ?= picture.png
+override PROMPT := $(value PROMPT)
+override OUT := $(value OUT)
+export PROMPT OUT
+
+# An index to take torch from, for machines without a GPU: https://download.pytorch.org/whl/cpu (a smaller download).
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# The first of these that runs, has venv and is new enough. `python3` first: it is the one that a machine is set up for.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(python))))
+
+.PHONY: help setup image test lint embedded clean
+
+help: ## show this list
+	@echo "diafano: Stable Diffusion that you can see through"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  make image PROMPT="two apples on a blue background" OUT=apples.png'
+	@echo '  TORCH_INDEX=https://download.pytorch.org/whl/cpu keeps the download small where there is no GPU'
+
+setup: $(VENV)/.package ## install diafano into .venv (torch first, so that nothing replaces its build)
+
+image: $(VENV)/.package ## draw PROMPT into the file OUT with the model that ships with the package
+	@$(BIN)/diafano generate --output "$$OUT" -- "$$PROMPT"
+
+test: lint ## check style and types, then run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## check style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+embedded: $(VENV)/.dev ## train the model that ships with the package, all three stages
+	@echo "The recipe of the embedded model is not here yet." >&2; exit 1
+
+clean: ## remove .venv and everything else that make and the tools made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each is newer than what it was made from, so make knows when nothing is to be done.
+
+$(VENV)/.torch: constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with its venv module is needed (Debian: apt install python3-venv); or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(PIP) --editable '.[dev]'
+	@touch $@

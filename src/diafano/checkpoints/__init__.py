@@ -1,0 +1,4 @@
+"""Model files <-> models.
+
+``reading`` and ``writing`` move weights, ``configs`` translates settings, ``diffusers`` is the whole folder.
+"""

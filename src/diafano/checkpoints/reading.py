@@ -1,0 +1,119 @@
+"""Weights from safetensors files into a module, strictly: nothing missing, nothing left over, every shape right.
+
+Files are mapped into memory, not read: a tensor costs memory only once it is used or converted. No pickle is opened.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from diafano.errors import UserError
+
+VARIANTS = ("", "fp16")
+"""Diffusers' names for copies of the same weights: the plain one, and ``model.fp16.safetensors``."""
+NAMES_SHOWN = 3
+"""How many tensors an error names before it only counts the rest."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the model folder is incomplete, fetch it again") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object: fetch it again")
+    return content
+
+
+def read_weights(folder: Path, stem: str, *, prefer_half: bool = False) -> dict[str, Tensor]:
+    """All tensors of a model's part by name, memory-mapped on the CPU, in the format they are stored in.
+
+    `stem` is the library's file name, ``diffusion_pytorch_model`` or ``model``. Of several copies the plain one is
+    read, or the one in half precision if `prefer_half`. Shards are found through their index.
+    """
+    for variant in reversed(VARIANTS) if prefer_half else VARIANTS:
+        middle = f".{variant}" if variant else ""
+        whole = folder / f"{stem}{middle}.safetensors"
+        if whole.is_file():
+            return _read_file(whole)
+        # both libraries write model.safetensors.index.fp16.json; model.fp16.safetensors.index.json is found as well
+        for index in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json"):
+            if (folder / index).is_file():
+                return _read_shards(folder / index)
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise UserError(
+            f"{folder / pickles[0]} is a pickle, which could run code of its own: save the model as safetensors"
+        )
+    raise UserError(f"{folder} holds no {stem}.safetensors: the model folder is incomplete, fetch it again")
+
+
+def assign_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype, where: Path | str
+) -> None:
+    """Put `weights` in the place of the module's own, which may be on the meta device, and switch training off.
+
+    Raises UserError, naming the tensors, if any is missing, unexpected or has another shape. `where` names the source.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in weights]
+    if missing:
+        raise UserError(f"{where} lacks {_listed(missing)}: the file and its config.json do not belong together")
+    unexpected = [name for name in weights if name not in wanted]
+    if unexpected:
+        raise UserError(f"{where} has {_listed(unexpected)}, for which its config.json leaves no place: fetch it again")
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if weights[name].shape != tensor.shape
+    ]
+    if misshapen:
+        raise UserError(f"{where} has tensors of a wrong shape, {_listed(misshapen)}: its config.json says otherwise")
+    converted = {name: weights[name].to(device=device, dtype=dtype) for name in wanted}
+    module.load_state_dict(converted, strict=True, assign=True)
+    module.requires_grad_(True).eval()
+
+
+def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The same tensors; a name that begins with `prefix` loses it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index} has no weight_map from tensors to files: fetch it again")
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:  # a shard lies beside its index; "../.." must not lead out of the folder
+            raise UserError(f"{index} points outside its folder, to {name!r}: fetch the model again")
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index.parent / name} is missing, though {index.name} names it: fetch it again")
+        weights |= _read_file(index.parent / name)
+    missing = [name for name in weight_map if name not in weights]
+    if missing:
+        raise UserError(f"the shards in {index.parent} lack {_listed(missing)}, though {index.name} names them")
+    return weights
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    """``a, b, c and 4 more``."""
+    names = list(names)
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"

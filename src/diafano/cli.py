@@ -1,0 +1,279 @@
+"""The commands: what can be typed, and what a mistake looks like.
+
+A command's code is imported when the command runs, so that `diafano --help` needs neither torch nor any model. What a
+command does is in `cli_<command>.py`; the rules for its values are in the code that it calls, never here.
+"""
+
+import os
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diafano.errors import UserError
+
+WRONG_VALUE, INTERRUPTED = 2, 130
+"""Exit codes: what was typed cannot be done; Ctrl-C, as shells count it (128 + SIGINT)."""
+
+# typer carries a copy of click and shows only this class of it; the one that it inherits from is every mistake on a
+# command line: an unknown command or option, a missing argument, a word where a number belongs.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    help="Stable Diffusion that you can see through.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: paragraphs are wrapped to the terminal, and it comes in half the time
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Stage(StrEnum):
+    """The three networks, in the order in which they are trained."""
+
+    autoencoder = "autoencoder"
+    text = "text"
+    unet = "unet"
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a model (diffusers' layout). Default: the model that ships with diafano.", metavar="M"
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Picture i uses seed N + i. Default: drawn by chance and printed.", metavar="N")
+]
+DType = Annotated[
+    str, typer.Option(help="Number format of the weights: auto, float32, bfloat16 or float16.", metavar="D")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="D")]
+
+
+@app.callback(invoke_without_command=True)
+def diafano(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Stable Diffusion that you can see through."""
+    if version:
+        from diafano import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(short_help="Draw pictures from a text.")
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.", metavar="PROMPT", show_default=False)],
+    model: Model = None,
+    negative: Annotated[str, typer.Option(help="What the picture does not show.", metavar="TEXT")] = "",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps from noise to picture. Default: the model's own.", metavar="N")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="How strictly to follow the prompt; 1 takes half the time. Default: the model's own.", metavar="G"
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddim, ddpm, euler, euler_ancestral, heun or dpmpp_2m. Default: the model's own.", metavar="S"
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Spacing of the steps: uniform or karras. Default: the sampler's own.", metavar="S"),
+    ] = None,
+    seed: Seed = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many pictures.", metavar="N")] = 1,
+    eta: Annotated[
+        float | None,
+        typer.Option(help="Share of fresh noise in each step, 0 to 1. Default: the sampler's own.", metavar="E"),
+    ] = None,
+    dtype: DType = "auto",
+    device: Device = "auto",
+    output: Annotated[
+        Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
+    ] = Path("picture.png"),
+    filmstrip: Annotated[
+        Path | None,
+        typer.Option(help="Also write a picture of the steps: noise turning into the prompt.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Draw pictures from a text.
+
+    The names of the files written go to standard output, progress and the seed to standard error. Each picture
+    carries its settings: in PNG the text chunk `parameters`, in JPEG and WebP the EXIF user comment.
+    """
+    from diafano import cli_generate
+
+    cli_generate.generate(
+        prompt,
+        settings={
+            "negative": negative,
+            "steps": steps,
+            "guidance": guidance,
+            "sampler": sampler,
+            "schedule": schedule,
+            "seed": seed,
+            "size": size,
+            "count": count,
+            "eta": eta,
+        },
+        source=model,
+        device=device,
+        dtype=dtype,
+        output=output,
+        filmstrip=filmstrip,
+    )
+
+
+@app.command(short_help="Show a picture drowning in noise, in pixels and in latents.")
+def noise(
+    picture: Annotated[Path, typer.Argument(help="A picture file.", metavar="PICTURE", show_default=False)],
+    steps: Annotated[int, typer.Option(help="How many steps of noise to show.", metavar="N")] = 8,
+    model: Model = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.", metavar="N")] = 0,
+    dtype: DType = "auto",
+    device: Device = "auto",
+    output: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("noise.png"),
+) -> None:
+    """Show a picture drowning in noise: noise is added in N steps until nothing else is left.
+
+    Upper row: noise added to the pixels. Lower row: noise added to the latent, which the decoder then turns back into
+    pixels. The first column is without noise.
+    """
+    from diafano import cli_noise
+
+    cli_noise.noise(picture, steps=steps, source=model, seed=seed, device=device, dtype=dtype, output=output)
+
+
+@app.command(short_help="Print a model's parts, their sizes and a picture's way through them.")
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="sd1, sd2, embedded, or the folder of a model.", metavar="MODEL", show_default=False)
+    ],
+    size: Annotated[
+        str | None, typer.Option(help="Width and height of the picture. Default: the model's own.", metavar="WxH")
+    ] = None,
+) -> None:
+    """Print a model's parts, how many parameters each has, and the shapes on a picture's way through them.
+
+    Nothing is computed and no weights are read or allocated, so this works for models larger than the memory.
+    """
+    from diafano import cli_inspect
+
+    cli_inspect.inspect(model, size=size)
+
+
+@app.command(short_help="Train one of the three networks on captioned pictures.")
+def train(
+    stage: Annotated[Stage, typer.Argument(help="autoencoder first, then text, then unet.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
+) -> None:
+    """Train one of the three networks on captioned pictures.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+    """
+    from diafano import cli_train
+
+    cli_train.train(stage.value, config)
+
+
+@app.command(short_help="Draw held-out prompts and judge whether the pictures show them.")
+def evaluate(
+    model: Model = None,
+    prompts: Annotated[int, typer.Option(help="How many prompts to draw.", metavar="N")] = 200,
+    steps: Annotated[int | None, typer.Option(help="Steps a picture. Default: the model's own.", metavar="N")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance. Default: the model's own.", metavar="G")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler. Default: the model's own.", metavar="S")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the prompts and their noise.", metavar="N")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Also write the pictures, marked pass or fail.", metavar="FILE")
+    ] = None,
+    dtype: DType = "auto",
+    device: Device = "auto",
+) -> None:
+    """Draw prompts that training never saw and judge whether the pictures show them.
+
+    Scores single objects, two objects, counting, colour, position, background and colour binding. The judge shares no
+    weights with the model; its own accuracy on true scenes is printed beside.
+    """
+    from diafano import cli_evaluate
+
+    cli_evaluate.evaluate(
+        source=model,
+        prompts=prompts,
+        settings={"steps": steps, "guidance": guidance, "sampler": sampler},
+        seed=seed,
+        as_json=json,
+        grid=grid,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
+    warnings.showwarning = _show_warning
+    from diafano.memory import keep_freed_memory
+
+    keep_freed_memory()
+    try:
+        code = app(args=arguments, prog_name="diafano", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        _complain(sentence)
+        return WRONG_VALUE
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user, or None where the mistake is ours and the traceback says more."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, USAGE_ERROR):
+        return str(error.format_message()).replace("\n", " ")  # type: ignore[attr-defined]
+    torch: Any = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return "the memory does not suffice: use a smaller --size or --count, or --dtype bfloat16"
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UserError):
+            return str(cause)
+        name = ".".join(str(part) for part in first["loc"])
+        return f"{name} {first['input']!r} is not possible: {first['msg']}"
+    return None
+
+
+def _complain(sentence: str) -> None:
+    print(f"diafano: {sentence}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _complain(f"note: {message}")

@@ -1,0 +1,14 @@
+"""Captioned pictures: folders of them, and emoji scenes made on the fly.
+
+``PictureFolder`` and ``EmojiScenes`` both hand out an ``Example``: pixels and a caption. A scene (``scenes``) is
+sampled (``scene_sampler``), drawn from sprites (``sprites``, ``objects``, ``colours``) and put into words
+(``grammar``).
+"""
+
+from diafano.data.emoji import EmojiScenes
+from diafano.data.example import Example
+from diafano.data.folder import PictureFolder
+from diafano.data.objects import OBJECTS
+from diafano.data.sprites import Sprites
+
+__all__ = ["OBJECTS", "EmojiScenes", "Example", "PictureFolder", "Sprites"]

@@ -1,0 +1,46 @@
+"""Emoji scenes as captioned pictures, made on the fly and without end."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diafano.data.example import Example
+from diafano.data.grammar import EnglishGrammar, Grammar
+from diafano.data.scene_sampler import SceneSampler
+from diafano.data.scenes import RenderedScene, render
+from diafano.data.sprites import Sprites
+from diafano.errors import UserError
+
+
+class EmojiScenes:
+    """Example number ``index`` is drawn from (seed, index) alone, so workers, order and restarts do not change it."""
+
+    def __init__(
+        self,
+        sprites: Sprites,
+        objects: Sequence[str] | None = None,
+        size: int = 128,
+        seed: int = 0,
+        grammar: Grammar | None = None,
+        held_out: bool = False,
+    ) -> None:
+        if seed < 0:
+            raise UserError(f"Emoji scenes cannot be drawn with the seed {seed}: give 0 or more.")
+        self.sprites = sprites
+        self.size = size
+        self.seed = seed
+        self.grammar: Grammar = EnglishGrammar() if grammar is None else grammar
+        self.sampler = SceneSampler(tuple(sprites) if objects is None else objects, held_out)
+        for name in self.sampler.objects:
+            sprites[name]  # an object without a sprite is an error now, not in the middle of training
+
+    def example(self, index: int) -> Example:
+        """Picture (size, size, 3) and caption number ``index``, from 0 without end."""
+        rendered, caption = self.described(index)
+        return Example(rendered.pixels, caption)
+
+    def described(self, index: int) -> tuple[RenderedScene, str]:
+        """The same, with what the picture shows and where."""
+        rng = np.random.default_rng((self.seed, index))
+        scene = self.sampler.sample(rng)
+        return render(scene, self.sprites, self.size, rng), self.grammar.caption(scene, rng)

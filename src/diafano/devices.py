@@ -1,0 +1,92 @@
+"""Where the arithmetic runs and in which number format: what ``"auto"`` stands for; modules without weights."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from diafano.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The number formats that weights are kept in, by the names that users type."""
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+SMALL_MODEL = 100_000_000
+"""Parameters below which float32 is fast enough everywhere, and gives the same picture on every device."""
+
+
+def find_device(name: str | torch.device = "auto") -> torch.device:
+    """``"auto"``: CUDA if there is a GPU, then Apple's MPS, then the CPU; otherwise the device of that name."""
+    if isinstance(name, str) and name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise UserError(f"there is no device {str(device)!r} on this machine: use auto or cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise UserError(
+            f"there is no device {str(device)!r}: this machine's last is cuda:{torch.cuda.device_count() - 1}"
+        )
+    return device
+
+
+def find_dtype(name: str | torch.dtype, device: torch.device, parameters: int) -> torch.dtype:
+    """``"auto"``: float32 for small models; for big ones float16 on a GPU, bfloat16 on a CPU that multiplies it.
+
+    A CPU never gets float16: it is slower there than float32. `parameters` is the model's whole number of them.
+    """
+    if isinstance(name, torch.dtype):
+        name = str(name).removeprefix("torch.")
+    if name == "auto":
+        if parameters < SMALL_MODEL:
+            return torch.float32
+        if device.type != "cpu":
+            return torch.float16
+        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+    dtype = DTYPES.get(SHORT_NAMES.get(name, name))
+    if dtype is None:
+        raise UserError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    return dtype
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 products (AMX or AVX-512 BF16); without, it is slower."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.6
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False))
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Modules built inside have the shapes of their parameters but no memory for them (the meta device).
+
+    For counting parameters, and for loading, where the stored weights take the place of the missing ones.
+    """
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out the filling of new parameters.
+
+    There is nothing to fill on the meta device, but the first normal_ there makes torch import its compiler and sympy,
+    which takes as long as importing torch itself.
+    """
+
+    FILLING = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self.FILLING or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))

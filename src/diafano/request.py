@@ -1,0 +1,120 @@
+"""What someone asks for, checked once: the same for the command line, the server and Python.
+
+Everything that is wrong with a request is one sentence (`UserError`) that names the setting, its value and what is
+possible. What depends on the model, such as the sizes it can draw, is checked by the model.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from diafano.errors import UserError
+from diafano.noise import find_schedule
+from diafano.samplers import find_sampler
+
+SMALLEST_EDGE, LARGEST_EDGE = 64, 2048  # pixels
+
+
+def _text(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # a lone surrogate, as from undecodable bytes on a command line
+            raise UserError(
+                f"the text {value!r} is not valid Unicode: type it again, or save its file as UTF-8"
+            ) from None
+    return value
+
+
+def _sampler(value: object) -> object:
+    return find_sampler(value).name if isinstance(value, str) else value
+
+
+def _schedule(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    find_schedule(value)
+    return value.strip().lower()
+
+
+def _size(value: object) -> object:
+    """``"512x768"`` or a pair of whole numbers -> (width, height)."""
+    pair: Any = value
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*", value.lower())):
+        pair = tuple(int(edge) for edge in match.groups())
+    if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(edge) is int for edge in pair)):
+        raise UserError(f"size {value!r} is not possible: give width and height, such as 512x512")
+    if not all(SMALLEST_EDGE <= edge <= LARGEST_EDGE for edge in pair):
+        raise UserError(
+            f"size {pair[0]}x{pair[1]} is not possible: width and height are {SMALLEST_EDGE} to {LARGEST_EDGE} pixels"
+        )
+    return tuple(pair)
+
+
+Text = Annotated[str, BeforeValidator(_text), Field(strict=True, description="text")]
+Steps = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
+Guidance = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False, description="a number from 0 to 100")]
+SamplerName = Annotated[str, BeforeValidator(_sampler), Field(strict=True, description="the name of a sampler")]
+ScheduleName = Annotated[str, BeforeValidator(_schedule), Field(strict=True, description="the name of a schedule")]
+Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="width and height, such as 512x512")]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
+Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
+Eta = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
+
+
+class ModelCard(BaseModel):
+    """What a model is called and what it draws with unless it is told otherwise; ``diafano.json`` in its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(strict=True, min_length=1, description="text")]
+    size: Size = (512, 512)
+    """(width, height) in pixels."""
+    steps: Steps = 50
+    guidance: Guidance = 7.5
+    sampler: SamplerName = "ddim"
+    schedule: ScheduleName = "uniform"
+
+
+class Request(BaseModel):
+    """Everything that decides which pictures are drawn, apart from the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Text
+    negative: Text = ""
+    steps: Steps
+    guidance: Guidance
+    sampler: SamplerName
+    schedule: ScheduleName
+    seed: Seed
+    """Picture i is drawn from ``seed + i``."""
+    size: Size
+    """(width, height) in pixels."""
+    count: Count = 1
+    eta: Eta = None
+    """Share of fresh noise at each step, for samplers that have the choice; None is the sampler's own."""
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def checked(kind: type[Checked], fields: Mapping[str, object]) -> Checked:
+    """``kind(**fields)``, whose first mistake is raised as a UserError of one sentence."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else kind.__name__
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UserError):  # a validator's own sentence
+            raise cause from None
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"there is no setting {name!r}: use one of {', '.join(kind.model_fields)}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{name} is missing: give {kind.model_fields[name].description}") from None
+        field = kind.model_fields.get(name)
+        wanted = first["msg"] if field is None or field.description is None else f"give {field.description}"
+        raise UserError(f"{name} {first['input']!r} is not possible: {wanted}") from None

@@ -1,0 +1,272 @@
+"""Putting it together: a request becomes pictures.
+
+    prompt -> tokens (2, 77) -> text (2, 77, 768)         tokenizer, text encoder; negative first, then the prompt
+    seed   -> noise (batch, 4, h/8, w/8)                  one generator a picture
+    noise  -> latent, step by step along falling sigmas   UNet inside denoiser, guidance, sampler
+    latent -> pixels (batch, 3, h, w) -> pictures         decoder
+
+The shapes are Stable Diffusion v1's.
+"""
+
+import secrets
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diafano import __version__
+from diafano.autoencoder import Autoencoder
+from diafano.denoiser import Denoiser, guided
+from diafano.errors import UserError
+from diafano.infotext import infotext
+from diafano.noise import NoiseSchedule, find_schedule
+from diafano.picture import to_picture, with_parameters
+from diafano.request import ModelCard, Request, checked
+from diafano.samplers import StepInfo, find_sampler
+from diafano.text_encoder.bert import BERTTextEncoder
+from diafano.text_encoder.clip import CLIPTextEncoder
+from diafano.text_encoder.tokenizer import Tokenizer
+from diafano.unet import UNet
+
+__all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
+
+BATCH_PIXELS = 4 * 512 * 512
+"""Most pixels of pictures that are denoised at once; memory grows with it, speed on a full device does not."""
+DECODED_PIXELS = 512 * 512
+"""Most pixels that are decoded at once: the decoder's widest maps have a hundred times a picture's values."""
+
+
+class OnStep(Protocol):
+    """Called in each step; the two latents are (batch, 4, h, w), the noisy one being ``clean + sigma * noise``."""
+
+    def __call__(self, step: int, sigma: float, noisy: Tensor, clean: Tensor, /) -> object: ...
+
+
+class StableDiffusion:
+    """All parts of one model, each usable alone, and `generate`, which puts them together."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        text_encoder: CLIPTextEncoder | BERTTextEncoder,
+        unet: UNet,
+        autoencoder: Autoencoder,
+        schedule: NoiseSchedule,
+        card: ModelCard,
+    ) -> None:
+        """Raises UserError where the parts do not fit each other."""
+        _check_fit(tokenizer, text_encoder, unet, autoencoder)
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.unet = unet
+        self.autoencoder = autoencoder
+        self.schedule = schedule
+        self.card = card
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in; the latent between its steps is always float32."""
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def size_step(self) -> int:
+        """Width and height of a picture must be multiples of this many pixels."""
+        return self.autoencoder.factor * self.unet.config.factor
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        negative: str = "",
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        schedule: str | None = None,
+        seed: int | None = None,
+        size: tuple[int, int] | str | None = None,
+        count: int = 1,
+        eta: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Image.Image]:
+        """`count` pictures that show the prompt; what is left out is as the model's card says, the seed by chance.
+
+        `size` is (width, height). Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
+        See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
+        """
+        request = self.request(
+            prompt,
+            negative=negative,
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            schedule=schedule,
+            seed=seed,
+            size=size,
+            count=count,
+            eta=eta,
+        )
+        return self.draw(request, on_step)
+
+    def request(self, prompt: str, **settings: object) -> Request:
+        """The checked request for `draw`: settings that are None or left out come from the model's card.
+
+        A sampler other than the card's brings the schedule that it is usually run with.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        fields = {
+            "steps": self.card.steps,
+            "guidance": self.card.guidance,
+            "sampler": self.card.sampler,
+            "schedule": self.card.schedule,
+            "size": self.card.size,
+            "seed": secrets.randbelow(2**32),
+            **given,
+            "prompt": prompt,
+        }
+        request = checked(Request, fields)
+        sampler = find_sampler(request.sampler)
+        if "schedule" not in given and request.sampler != self.card.sampler:
+            request = request.model_copy(update={"schedule": sampler.schedule})
+        if request.eta is not None and "eta" not in sampler.options:
+            raise UserError(
+                f"the sampler {sampler.name} has no eta, but {request.eta} was given: leave it out, or use ddim"
+            )
+        if any(edge % self.size_step for edge in request.size):
+            width, height = (max(1, round(edge / self.size_step)) * self.size_step for edge in request.size)
+            raise UserError(
+                f"size {request.size[0]}x{request.size[1]} is not possible: width and height must be multiples of"
+                f" {self.size_step}, such as {width}x{height}"
+            )
+        return request
+
+    def batches(self, request: Request) -> list[range]:
+        """The seeds of the pictures that are drawn together, batch by batch."""
+        at_once = max(1, BATCH_PIXELS // (request.size[0] * request.size[1]))
+        end = request.seed + request.count
+        return [range(first, min(first + at_once, end)) for first in range(request.seed, end, at_once)]
+
+    @torch.inference_mode()
+    def draw(self, request: Request, on_step: OnStep | None = None) -> list[Image.Image]:
+        """The request's pictures. `on_step` is called `request.steps` times for each of `batches`, steps from 0 on."""
+        negative, prompt = self.encode_text([request.negative, request.prompt])
+        sigmas = self.sigmas(request)
+        pictures: list[Image.Image] = []
+        for seeds in self.batches(request):
+            noise = self.noise_source(seeds, request.size)
+            noisy = self.schedule.start(noise(), sigmas[0])
+            latent = self.denoise(noisy, sigmas, prompt, negative, request, noise, on_step)
+            for seed, pixels in zip(seeds, self.decode(latent), strict=True):
+                pictures.append(with_parameters(to_picture(pixels), self.parameters_text(request, seed)))
+        return pictures
+
+    def sigmas(self, request: Request) -> list[float]:
+        """The falling noise levels of the run, ``steps + 1`` of them."""
+        sigmas = find_schedule(request.schedule)(self.schedule, request.steps)
+        # Ending at the smallest trained sigma (`ScheduleConfig.final_sigma`) is DDIM's habit; the others end at 0.
+        return sigmas if request.sampler == "ddim" else [*sigmas[:-1], 0.0]
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (count, tokens, text width), all in one batch. Warns of words that do not fit any more."""
+        for text in texts:
+            if cut := self.tokenizer.tokens_cut(text):
+                warnings.warn(
+                    f"the last {cut} tokens of the prompt are left out, because {self.tokenizer.length - 2} fit",
+                    stacklevel=2,
+                )
+        encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device))
+        return encoded
+
+    def noise_source(self, seeds: Sequence[int], size: tuple[int, int]) -> Callable[[], Tensor]:
+        """Gives unit-normal noise (len(seeds), 4, height/factor, width/factor), float32, at each call.
+
+        Each picture has a generator of its own, on the CPU, so that its noise depends on neither batch nor device.
+        """
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        width, height = (edge // self.autoencoder.factor for edge in size)
+        shape = (1, self.autoencoder.config.latent_channels, height, width)
+        return lambda: torch.cat([torch.randn(shape, generator=one) for one in generators]).to(self.device)
+
+    def denoise(
+        self,
+        noisy: Tensor,
+        sigmas: Sequence[float],
+        prompt: Tensor,
+        negative: Tensor,
+        request: Request,
+        noise_source: Callable[[], Tensor],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Noisy latents (batch, 4, h, w) at ``sigmas[0]`` -> clean ones; `prompt`, `negative`: (tokens, text width)."""
+        denoiser = Denoiser(self.unet, self.schedule, self.dtype)
+        positive = prompt.expand(len(noisy), -1, -1)
+        denoise = guided(denoiser, positive, negative[None], request.guidance)
+        options = {} if request.eta is None else {"eta": request.eta}
+        watch = None if on_step is None else lambda info: _tell(on_step, info)
+        sampler = find_sampler(request.sampler).function
+        latent = sampler(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
+        return self.schedule.finish(latent, sigmas[-1])
+
+    def decode(self, latent: Tensor) -> Iterator[Tensor]:
+        """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32."""
+        pixels_each = latent.shape[-2] * latent.shape[-1] * self.autoencoder.factor**2
+        for part in torch.split(latent, max(1, DECODED_PIXELS // pixels_each)):
+            pixels = self.autoencoder.decode(part.to(self.autoencoder.decoder.conv_in.weight.dtype))
+            if pixels.dtype == torch.float16 and not bool(torch.isfinite(pixels).all()):
+                # Some autoencoders, v1's among them, reach values beyond float16's 65504 for some latents.
+                self.autoencoder.to(torch.float32)
+                pixels = self.autoencoder.decode(part.to(torch.float32))
+            yield from pixels.to(torch.float32)
+
+    def parameters_text(self, request: Request, seed: int) -> str:
+        """A1111's text for the picture of that seed."""
+        settings: dict[str, object] = {
+            "Steps": request.steps,
+            "Sampler": find_sampler(request.sampler).label,
+            "Schedule type": request.schedule.capitalize(),
+            "CFG scale": request.guidance,
+            "Seed": seed,
+            "Size": f"{request.size[0]}x{request.size[1]}",
+            "Model": self.card.name,
+        }
+        if request.eta is not None:
+            settings["Eta"] = request.eta
+        return infotext(request.prompt, request.negative, {**settings, "Version": f"diafano {__version__}"})
+
+
+def _tell(on_step: OnStep, info: StepInfo) -> None:
+    on_step(info.step, info.sigma, info.x, info.clean)
+
+
+def _check_fit(
+    tokenizer: Tokenizer, text_encoder: CLIPTextEncoder | BERTTextEncoder, unet: UNet, autoencoder: Autoencoder
+) -> None:
+    channels = autoencoder.config.latent_channels
+    if unet.config.in_channels != channels:
+        raise UserError(
+            f"the UNet takes {unet.config.in_channels} channels and the autoencoder makes {channels}: models for"
+            " inpainting, depth or editing cannot draw from text alone, use a text-to-image model"
+        )
+    if unet.config.out_channels != channels:
+        raise UserError(f"the UNet gives {unet.config.out_channels} channels, not the autoencoder's {channels}")
+    if unet.config.text_width != text_encoder.config.width:
+        raise UserError(
+            f"the UNet reads text of width {unet.config.text_width} and the text encoder gives"
+            f" {text_encoder.config.width}: they belong to different models"
+        )
+    if tokenizer.vocabulary_size > text_encoder.config.vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocabulary_size} tokens and the text encoder knows"
+            f" {text_encoder.config.vocabulary}: they belong to different models"
+        )
+    if tokenizer.length > text_encoder.config.positions:
+        raise UserError(
+            f"the tokenizer gives {tokenizer.length} tokens a text and the text encoder has"
+            f" {text_encoder.config.positions} positions: they belong to different models"
+        )

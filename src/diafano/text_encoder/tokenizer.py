@@ -1,0 +1,387 @@
+"""Text -> token ids: CLIP's byte-pair encoding and BERT's WordPiece, from and to a model's tokenizer folder.
+
+Both follow transformers' ``CLIPTokenizer`` and ``BertTokenizer`` id for id, so a folder written here opens there and
+the other way round. The byte-pair merging and the longest-match search themselves are the ``tokenizers`` library's.
+
+Sources: Sennrich et al. 2016 (byte-pair encoding), Radford et al. 2021 (CLIP's variant: lower case, bytes, ``</w>``),
+Devlin et al. 2019 (WordPiece).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+import torch
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordPiece
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor
+
+from diafano.errors import UserError
+
+LENGTH = 77  # tokens per prompt, start and end included: what CLIP's text transformer was trained with
+END_OF_WORD = "</w>"
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+# CLIP's own split: the two special tokens, English clitics, runs of letters, single digits, runs of anything else.
+CLIP_SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+Kind = Literal["byte_pair", "word_piece"]
+# The special tokens each kind has, in the order in which transformers adds them (the order decides ids of new tokens).
+SPECIAL_TOKENS: dict[Kind, dict[str, str]] = {
+    "byte_pair": {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END},
+    "word_piece": {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+}
+START_ROLE: dict[Kind, str] = {"byte_pair": "bos_token", "word_piece": "cls_token"}
+END_ROLE: dict[Kind, str] = {"byte_pair": "eos_token", "word_piece": "sep_token"}
+TOKENIZER_CLASS: dict[Kind, str] = {"byte_pair": "CLIPTokenizer", "word_piece": "BertTokenizer"}
+# How BertTokenizer prepares text, and its defaults (None: accents go exactly when text is lower-cased).
+WORD_PIECE_OPTIONS: dict[str, bool | None] = {
+    "do_lower_case": True,
+    "strip_accents": None,
+    "tokenize_chinese_chars": True,
+}
+
+
+class Tokenizer:
+    """Text -> (batch, length) token ids with start, end and padding, as a text encoder takes them.
+
+    Attributes:
+        kind: ``"byte_pair"`` (CLIP) or ``"word_piece"`` (BERT).
+        length: ids per text, start and end included (77).
+        start_token, end_token, pad_token: their ids.
+        vocabulary_size: number of ids; the rows of the text encoder's token embedding.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        kind: Kind,
+        special_tokens: Mapping[str, str],
+        *,
+        length: int = LENGTH,
+        options: Mapping[str, bool | None] | None = None,
+    ) -> None:
+        """Wrap a ``tokenizers.Tokenizer`` whose added tokens include every one of ``special_tokens`` (role -> text)."""
+        if length < 2:
+            raise UserError(f"A tokenizer's length of {length} leaves no room for start and end; use 2 or more.")
+        self.kind: Kind = kind
+        self.length = length
+        self.special_tokens = dict(special_tokens)
+        self.options = {} if options is None else dict(options)
+        self._backend = backend
+        self.start_token = self._id_of(START_ROLE[kind])
+        self.end_token = self._id_of(END_ROLE[kind])
+        self.pad_token = self._id_of("pad_token")
+        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str], *, length: int = LENGTH) -> "Tokenizer":
+        """Read ``vocab.json`` + ``merges.txt`` (CLIP), ``vocab.txt`` (BERT) or ``tokenizer.json`` (either).
+
+        Which token pads, and how special tokens match, is read from ``special_tokens_map.json`` and
+        ``tokenizer_config.json``; the former wins, as in transformers. ``length`` is lowered to the folder's
+        ``model_max_length`` where that is smaller. Raises UserError when a file is missing or broken.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise UserError(
+                f"There is no tokenizer folder at {folder}; give a folder that holds vocab.json or vocab.txt."
+            )
+        try:
+            config = _read_json(folder / "tokenizer_config.json", optional=True)
+            stored = _read_vocabulary(folder)
+            special = _read_special_tokens(folder, config, stored)
+            limit = config.get("model_max_length")  # transformers writes 1e30 for "none"
+            options = {name: config.get(name, default) for name, default in WORD_PIECE_OPTIONS.items()}
+            if stored.kind == "byte_pair":
+                backend, options = _clip_backend(stored.vocabulary, stored.merges), {}
+            else:
+                backend = _bert_backend(stored.vocabulary, special["unk_token"].content, options)
+            backend.add_tokens([*_added_tokens(config, stored), *special.values()])
+            return cls(
+                backend,
+                stored.kind,
+                {role: token.content for role, token in special.items()},
+                length=length if limit is None else min(length, int(limit)),
+                options=options,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # the tokenizers library raises a bare Exception for every broken file
+            raise UserError(f"The tokenizer files in {folder} cannot be read ({error}); fetch them again.") from error
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        """Texts -> int64 ids (batch, length): start, the text, end, padding. A long text is cut and keeps its end."""
+        rows = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            row = [self.start_token, *self.encode(text)[: self.length - 2], self.end_token]
+            rows.append(row + [self.pad_token] * (self.length - len(row)))
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, self.length)
+
+    def encode(self, text: str) -> list[int]:
+        """The text's own ids: no start, no end, no padding, nothing cut."""
+        ids: list[int] = self._encoding(text).ids
+        return ids
+
+    def tokens(self, text: str) -> list[str]:
+        """The text's own tokens as the vocabulary spells them, one per id of ``encode``."""
+        tokens: list[str] = self._encoding(text).tokens
+        return tokens
+
+    def token_count(self, text: str) -> int:
+        """How many tokens the text has, start and end not counted; up to ``length - 2`` fit."""
+        return len(self.encode(text))
+
+    def tokens_cut(self, text: str) -> int:
+        """How many tokens at the end of the text a call leaves out because they do not fit; 0 for most prompts."""
+        return max(0, self.token_count(text) - (self.length - 2))
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """Which ids (batch, length) are text, start or first end (True) rather than padding (False)."""
+        is_end = ids == self.end_token
+        ends_before = is_end.cumsum(dim=1) - is_end.to(torch.int64)
+        return ends_before == 0
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder that transformers' CLIPTokenizer or BertTokenizer opens with the same ids."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        model = json.loads(self._backend.to_str())["model"]
+        if self.kind == "byte_pair":
+            merges = "".join(f"{left} {right}\n" for left, right in _merges(model))
+            _write(target / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
+            _write(target / "merges.txt", "#version: 0.2\n" + merges)
+        else:
+            _write(
+                target / "vocab.txt", "".join(f"{token}\n" for token in sorted(model["vocab"], key=model["vocab"].get))
+            )
+        added = {
+            str(index): {name: getattr(token, name) for name in (*_FLAGS, "content", "special")}
+            for index, token in self._backend.get_added_tokens_decoder().items()
+        }
+        flags = {token["content"]: {name: token[name] for name in ("content", *_FLAGS)} for token in added.values()}
+        special = {role: flags[text] for role, text in self.special_tokens.items()}
+        config = {
+            "tokenizer_class": TOKENIZER_CLASS[self.kind],
+            "model_max_length": self.length,
+            "clean_up_tokenization_spaces": False,
+            "added_tokens_decoder": added,
+            **({"do_lower_case": True, "errors": "replace"} if self.kind == "byte_pair" else self.options),
+            **self.special_tokens,
+        }
+        _write(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
+        _write(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        if not isinstance(text, str):
+            raise UserError(f"A prompt must be text, not {type(text).__name__}; pass a string or a list of strings.")
+        try:
+            return self._backend.encode(text, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate, as from undecodable command-line bytes
+            raise UserError(
+                f"The prompt {text!r} is not valid Unicode text; retype it or save its file as UTF-8."
+            ) from error
+
+    def _id_of(self, role: str) -> int:
+        index: int | None = self._backend.token_to_id(self.special_tokens[role])
+        if index is None:
+            raise UserError(
+                f"The tokenizer has no {role} {self.special_tokens[role]!r}; its files do not belong together."
+            )
+        return index
+
+
+def train_byte_pair(
+    captions: Iterable[str], vocabulary_size: int, *, length: int = LENGTH, minimum_frequency: int = 2
+) -> Tokenizer:
+    """Learn CLIP's kind of byte-pair encoding from captions.
+
+    The vocabulary is laid out as CLIP's: 256 bytes, 256 bytes that end a word, one token per merge, start, end. So
+    every text can be written, seen or not, and start and end have the two highest ids. Merging goes on while a pair
+    occurs ``minimum_frequency`` times; captions with few different words thus give fewer than ``vocabulary_size``
+    tokens, and then every word that occurs that often is one token. The same captions give the same tokens.
+
+    Raises UserError when ``vocabulary_size`` is below 514 (the bytes, start and end) or there are no captions.
+    """
+    alphabet = byte_alphabet()
+    letters = [*alphabet, *(letter + END_OF_WORD for letter in alphabet)]
+    smallest = len(letters) + 2
+    if vocabulary_size < smallest:
+        raise UserError(
+            f"A vocabulary of {vocabulary_size} tokens is too small: the bytes, start and end alone take {smallest};"
+            " give a larger vocabulary_size."
+        )
+    if isinstance(captions, str):
+        raise UserError("Captions must be several texts, not one string; pass a list of strings.")
+    learner = _clip_backend({}, [])
+    learner.train_from_iterator(
+        captions,
+        # Named as special tokens, all 512 letters have their ids before training starts. The library gives ids to
+        # word-ending letters in the random order of a hash map otherwise, and breaks ties between pairs by id.
+        trainer=BpeTrainer(
+            vocab_size=vocabulary_size - 2,
+            min_frequency=minimum_frequency,
+            special_tokens=letters,
+            end_of_word_suffix=END_OF_WORD,
+            show_progress=False,
+        ),
+    )
+    merges = _merges(json.loads(learner.to_str())["model"])
+    if not merges and vocabulary_size > smallest:
+        raise UserError("The captions hold no pair of letters that occurs often enough; give more captions.")
+    # Two different pairs may spell the same token, so tokens are told apart before they are numbered.
+    tokens = dict.fromkeys([*letters, *(left + right for left, right in merges), START, END])
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = _clip_backend(vocabulary, merges)
+    backend.add_tokens([_added_token(START), _added_token(END)])
+    return Tokenizer(backend, "byte_pair", SPECIAL_TOKENS["byte_pair"], length=length)
+
+
+def byte_alphabet() -> list[str]:
+    """256 printable characters that stand for the 256 bytes, in CLIP's order (``!`` is id 0)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(byte) for byte in plain] + [chr(256 + index) for index in range(256 - len(plain))]
+
+
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
+
+
+def _clip_backend(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    model = BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD, continuing_subword_prefix="")
+    if END in vocabulary:
+        model.unk_token = END
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CLIP_SPLIT), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return backend
+
+
+def _bert_backend(vocabulary: dict[str, int], unknown: str, options: Mapping[str, bool | None]) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(WordPiece(vocab=vocabulary, unk_token=unknown))
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=bool(options["tokenize_chinese_chars"]),
+        strip_accents=options["strip_accents"],
+        lowercase=bool(options["do_lower_case"]),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a folder's vocabulary files say: ids, merges (byte-pair only), and tokens added later, by id."""
+
+    kind: Kind
+    vocabulary: dict[str, int]
+    merges: list[tuple[str, str]]
+    added: dict[int, AddedToken]
+
+
+def _read_vocabulary(folder: Path) -> _Stored:
+    if (folder / "vocab.json").exists():
+        if not (folder / "merges.txt").exists():
+            raise UserError(f"The tokenizer folder {folder} has vocab.json but no merges.txt; copy the missing file.")
+        vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        return _Stored("byte_pair", vocabulary, merges, _read_added(folder))
+    if (folder / "vocab.txt").exists():
+        return _Stored("word_piece", WordPiece.read_file(str(folder / "vocab.txt")), [], _read_added(folder))
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise UserError(
+            f"The folder {folder} holds no tokenizer; it needs vocab.json and merges.txt (CLIP), vocab.txt (BERT)"
+            " or tokenizer.json."
+        )
+    whole = _read_json(path)
+    model = whole["model"]
+    added = {int(token["id"]): _added_token(token) for token in whole.get("added_tokens", [])}
+    if model.get("type") == "WordPiece":
+        return _Stored("word_piece", model["vocab"], [], added)
+    if model.get("end_of_word_suffix") == END_OF_WORD:  # the oldest files name no type
+        return _Stored("byte_pair", model["vocab"], _merges(model), added)
+    raise UserError(
+        f"{path} holds a {model.get('type')} tokenizer; only CLIP's byte-pair and BERT's WordPiece are known."
+    )
+
+
+def _read_added(folder: Path) -> dict[int, AddedToken]:
+    """added_tokens.json, token -> id, where files before transformers 4.34 list tokens that a user added."""
+    listed = _read_json(folder / "added_tokens.json", optional=True)
+    return {int(index): AddedToken(text, normalized=True, special=False) for text, index in listed.items()}
+
+
+def _added_tokens(config: Mapping[str, Any], stored: _Stored) -> list[AddedToken]:
+    """Every added token in the order of ids, so that the library gives out the same ids again."""
+    listed = {int(index): _added_token(token) for index, token in config.get("added_tokens_decoder", {}).items()}
+    both = {**stored.added, **listed}
+    return [both[index] for index in sorted(both)]
+
+
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pairs of a tokenizer.json's model, which older versions of the library write as "left right"."""
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
+    return [(left, right) for left, right in pairs]
+
+
+def _read_special_tokens(folder: Path, config: Mapping[str, Any], stored: _Stored) -> dict[str, AddedToken]:
+    """Role -> token, with transformers' order of precedence."""
+    known = {token.content: token for token in _added_tokens(config, stored)}
+    found: dict[str, Any] = {**SPECIAL_TOKENS[stored.kind]}
+    found |= {role: config[role] for role in found if config.get(role) is not None}
+    # Since transformers 4.34 a folder's config lists its added tokens; then special_tokens_map.json is a leftover.
+    if "added_tokens_decoder" not in config:
+        overrides = _read_json(folder / "special_tokens_map.json", optional=True)
+        found |= {role: overrides[role] for role in found if overrides.get(role) is not None}
+    return {role: known.get(_text_of(token), _added_token(token, special=True)) for role, token in found.items()}
+
+
+def _text_of(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _added_token(token: Any, *, special: bool | None = None) -> AddedToken:
+    """A token as JSON files spell it, a string (special) or an object with its matching rules -> AddedToken."""
+    if not isinstance(token, dict):
+        return AddedToken(str(token), special=True)  # special implies normalized=False: it matches text as typed
+    rules = {name: bool(token[name]) for name in _FLAGS if name in token}
+    return AddedToken(
+        token["content"], special=bool(token.get("special", False)) if special is None else special, **rules
+    )
+
+
+def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """A file's JSON object; an optional file that is not there gives an empty one."""
+    if optional and not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__} instead of an object; fetch it again.")
+    return content
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside the target, then move into place, so that no reader sees half a file."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

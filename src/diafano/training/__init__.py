@@ -1,0 +1,1 @@
+"""Training: three stages (autoencoder, text encoder, UNet), one loop."""

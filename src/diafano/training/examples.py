@@ -1,0 +1,76 @@
+"""Batches of captioned pictures, each decided by a step's number alone, so that a resumed run sees the same ones."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diafano.data.emoji import EmojiScenes
+from diafano.data.folder import PictureFolder
+from diafano.data.sprites import Sprites
+from diafano.errors import UserError
+from diafano.training.recipe import DataRecipe
+
+
+class Examples:
+    """All examples of a recipe in memory: `pixels` (count, size, size, 3) bytes, `captions` (count,)."""
+
+    def __init__(self, pixels: NDArray[np.uint8], captions: Sequence[str]) -> None:
+        if not len(pixels):
+            raise UserError("There is no picture to train on.")
+        self.pixels = pixels
+        self.captions = list(captions)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @classmethod
+    def read(cls, recipe: DataRecipe, *, count: int | None = None, held_out: bool = False) -> "Examples":
+        """Draw or read what the recipe names; `count` limits it, `held_out` asks for emoji scenes kept from training."""
+        source: EmojiScenes | PictureFolder
+        if recipe.folder is not None:
+            source = PictureFolder(recipe.folder, recipe.size)
+            total = len(source)
+        else:
+            source = emoji_scenes(recipe, held_out=held_out)
+            total = recipe.examples
+        total = total if count is None else min(count, total)
+        pixels = np.empty((total, recipe.size, recipe.size, 3), np.uint8)
+        captions = []
+        for index in range(total):
+            example = source.example(index)
+            pixels[index] = example.pixels
+            captions.append(example.caption)
+        return cls(pixels, captions)
+
+    def batch(self, indices: NDArray[np.int64], device: torch.device) -> Tensor:
+        """Pixels in [-1, 1], (len(indices), 3, size, size), float32."""
+        chosen = torch.from_numpy(self.pixels[indices]).to(device)
+        return chosen.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+
+
+def emoji_scenes(recipe: DataRecipe, *, held_out: bool = False) -> EmojiScenes:
+    """The scenes that a recipe's data section describes."""
+    sprites = Sprites.shipped() if recipe.sprites == "shipped" else Sprites.from_font(recipe.font)
+    return EmojiScenes(sprites, recipe.objects, recipe.size, recipe.seed, held_out=held_out)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def indices_of(seed: int, number: int, batch: int, count: int) -> NDArray[np.int64]:
+    """Which examples the batch of that number holds: every example once, in an order of chance, then all again."""
+    first = number * batch
+    positions = range(first, first + batch)
+    return np.array([_epoch_order(seed, position // count, count)[position % count] for position in positions])
+
+
+def generator_of(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for everything else that chance decides in that batch."""
+    mixed = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]) >> 1
+    return torch.Generator(device).manual_seed(mixed)

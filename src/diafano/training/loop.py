@@ -1,0 +1,189 @@
+"""The one training loop: whatever is trained, updates, averages, logs, previews and checkpoints go the same way.
+
+All chance in a run comes from (seed, number of the batch), so a run that stops and resumes equals one that did not.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import cos, pi
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diafano.errors import UserError
+from diafano.training.average import MovingAverage
+from diafano.training.recipe import LoopRecipe
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class Stage(Protocol):
+    """What the loop trains."""
+
+    trained: nn.Module
+    """Everything that has gradients."""
+
+    def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the batch of that number (they count on over accumulation), and its terms to log."""
+        ...
+
+    def preview(self) -> tuple[Image.Image, dict[str, float]]:
+        """A picture of what it can do now, and figures on held-out examples; called with averaged weights."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained as (part of) a diffusers folder; called with averaged weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told about a run from time to time."""
+
+    step: int
+    steps: int
+    terms: Mapping[str, float]
+    pictures_per_second: float
+    seconds_left: float
+
+
+Report = Callable[[Progress], None]
+
+
+def learning_rate(recipe: LoopRecipe, step: int) -> float:
+    """Linear rise over `warmup` updates, then half a cosine down to `final_rate` of the full rate."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    through = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    share = recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + cos(pi * through))
+    return recipe.learning_rate * share
+
+
+class Training:
+    """A run of one stage: `run` it, stop it at any time, make it again from the same folder and it goes on."""
+
+    def __init__(self, stage: Stage, recipe: LoopRecipe, folder: Path, device: torch.device, *, resume: bool = True):
+        self.stage, self.recipe, self.folder, self.device = stage, recipe, folder, device
+        self.folder.mkdir(parents=True, exist_ok=True)
+        decayed = [p for p in stage.trained.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in stage.trained.parameters() if p.requires_grad and p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            fused=True,
+        )
+        self.average = MovingAverage(stage.trained, recipe.ema)
+        self.step = 0
+        if resume and (folder / CHECKPOINT).exists():
+            self._load()
+
+    def run(self, report: Report | None = None, *, until: int | None = None) -> None:
+        """Train to the recipe's last step (or `until`), then save what was trained."""
+        last = self.recipe.steps if until is None else min(until, self.recipe.steps)
+        writer = _log_writer(self.folder) if self.recipe.tensorboard else None
+        started, started_at, logged_at, logged_step = time.perf_counter(), self.step, time.perf_counter(), self.step
+        while self.step < last:
+            terms = self._update()
+            self.step += 1
+            if self.step % self.recipe.log_every == 0 or self.step == last:
+                now = time.perf_counter()
+                speed = (self.step - logged_step) * self.recipe.batch * self.recipe.accumulate / (now - logged_at)
+                left = (now - started) / (self.step - started_at) * (self.recipe.steps - self.step)
+                values = {name: float(value) for name, value in terms.items()}
+                _check_finite(values, self.step)
+                logged_at, logged_step = now, self.step
+                if writer is not None:
+                    for name, value in values.items():
+                        writer.add_scalar(f"train/{name}", value, self.step)
+                if report is not None:
+                    report(Progress(self.step, self.recipe.steps, values, speed, left))
+            if self.step % self.recipe.preview_every == 0 or self.step == last:
+                self._preview(writer)
+            if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
+                self._save()
+        with self.average.applied():
+            self.stage.save(self.folder)
+        if writer is not None:
+            writer.close()
+
+    def _update(self) -> dict[str, Tensor]:
+        """One change of the weights, from `accumulate` batches."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step)
+        totals: dict[str, Tensor] = {}
+        for part in range(self.recipe.accumulate):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+                loss, terms = self.stage.loss(self.step * self.recipe.accumulate + part, self.step)
+            (loss / self.recipe.accumulate).backward()
+            for name, value in {"loss": loss, **terms}.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach() / self.recipe.accumulate
+        totals["gradient"] = nn.utils.clip_grad_norm_(self.stage.trained.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.average.update()
+        return totals
+
+    def _preview(self, writer: Any) -> None:
+        self.stage.trained.eval()
+        with self.average.applied(), torch.no_grad():
+            picture, figures = self.stage.preview()
+        self.stage.trained.train()
+        previews = self.folder / "previews"
+        previews.mkdir(exist_ok=True)
+        picture.save(previews / f"{self.step:07d}.png")
+        line = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        with (self.folder / "figures.txt").open("a", encoding="utf-8") as log:
+            log.write(f"step {self.step}  {line}\n")
+        if writer is not None:
+            for name, value in figures.items():
+                writer.add_scalar(f"held_out/{name}", value, self.step)
+
+    def _save(self) -> None:
+        """Everything that a resumed run needs, in one file that is whole or not there."""
+        state = {
+            "step": self.step,
+            "trained": self.stage.trained.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.state(),
+        }
+        partial = self.folder / f"{CHECKPOINT}.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.folder / CHECKPOINT)
+
+    def _load(self) -> None:
+        path = self.folder / CHECKPOINT
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.stage.trained.load_state_dict(state["trained"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.average.load(state["average"])
+            self.step = int(state["step"])
+        except Exception as error:  # torch raises many kinds; each means that this file is not this run's
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
+            ) from error
+
+
+def _check_finite(values: Mapping[str, float], step: int) -> None:
+    loss = values["loss"]
+    if not abs(loss) < float("inf"):  # also catches NaN
+        raise UserError(
+            f"The loss is {loss} at step {step}: lower the learning rate or use fp32; the last checkpoint is whole."
+        )
+
+
+def _log_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "TensorBoard is not installed: pip install 'diafano[train]', or set tensorboard = false in the recipe."
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))

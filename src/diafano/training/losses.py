@@ -1,0 +1,43 @@
+"""Training losses. Every one returns a scalar mean."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gradient_error(made: Tensor, true: Tensor) -> Tensor:
+    """Mean absolute error of the differences between neighbours along height and width: (b, c, h, w) twice."""
+    error = made - true
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of N(mean, exp(logvar)) from N(0, 1), a value's mean (Kingma & Welling 2013, B)."""
+    return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+
+
+def contrastive(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's loss (Radford et al. 2021, figure 3): the i-th picture belongs to the i-th text and to no other.
+
+    `pictures`, `texts`: (batch, width), of any length; `scale` is a factor on their cosines.
+    """
+    cosines = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T
+    own = torch.arange(len(cosines), device=cosines.device)
+    return 0.5 * (F.cross_entropy(scale * cosines, own) + F.cross_entropy(scale * cosines.T, own))
+
+
+def min_snr_weight(snr: Tensor, gamma: float | None, prediction: str) -> Tensor:
+    """Weight of each picture's squared error, so that no noise level dominates (Hang et al. 2023, section 3.4).
+
+    `snr` is (batch,). An error of the clean estimate counts min(snr, gamma); in terms of noise that is divided by
+    snr, in terms of v by snr + 1. Without gamma every prediction's error counts as it is.
+    """
+    if gamma is None:
+        return torch.ones_like(snr)
+    clipped = snr.clamp(max=gamma)
+    return {"noise": clipped / snr, "v": clipped / (snr + 1.0), "clean": clipped}[prediction]
+
+
+def hinge_discriminator(true_scores: Tensor, made_scores: Tensor) -> Tensor:
+    """The discriminator's hinge loss: true above 1, made below -1 (Lim & Ye 2017)."""
+    return 0.5 * (F.relu(1.0 - true_scores).mean() + F.relu(1.0 + made_scores).mean())

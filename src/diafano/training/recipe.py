@@ -1,0 +1,186 @@
+"""Recipes: what to train, on what, for how long. A recipe is a TOML or YAML file, checked before anything starts."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diafano.autoencoder import AutoencoderConfig
+from diafano.errors import UserError
+from diafano.noise import ScheduleConfig
+from diafano.request import ModelCard
+from diafano.text_encoder.clip import CLIPTextConfig
+from diafano.unet import UNetConfig
+
+
+class Section(BaseModel):
+    """A part of a recipe: a key it does not know is an error, not a setting that is silently ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataRecipe(Section):
+    """Captioned pictures: a folder of them, or emoji scenes made on the fly."""
+
+    kind: Literal["emoji", "folder"] = "emoji"
+    folder: Path | None = None
+    """Of pictures with captions, for kind "folder"."""
+    size: int = Field(default=128, ge=16, le=2048)
+    """Edge of the square pictures, in pixels."""
+    examples: int = Field(default=20_000, ge=1)
+    """How many different emoji scenes to draw; a folder has what it has."""
+    objects: tuple[str, ...] | None = None
+    """Which objects emoji scenes show; all of them if left out."""
+    sprites: Literal["shipped", "font"] = "shipped"
+    font: Path | None = None
+    """A colour emoji font file, for sprites "font"; the one that fontconfig finds if left out."""
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _folder_is_named(self) -> "DataRecipe":
+        if (self.kind == "folder") != (self.folder is not None):
+            raise ValueError(f'kind "{self.kind}" and folder {self.folder} do not fit: name a folder for kind "folder" only')
+        return self
+
+
+class LoopRecipe(Section):
+    """How the loop runs: the same for every stage."""
+
+    steps: int = Field(ge=1)
+    """Updates of the weights."""
+    batch: int = Field(default=32, ge=1)
+    """Pictures in one forward and backward pass."""
+    accumulate: int = Field(default=1, ge=1)
+    """Passes whose gradients are averaged into one update."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup: int = Field(default=0, ge=0)
+    """Updates over which the learning rate rises from 0."""
+    final_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the learning rate that is left at the end of its cosine decay; 1 is no decay."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient over all weights."""
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is what is saved; 0 is the weights themselves."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=500, ge=1)
+    preview_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=20, ge=1)
+    tensorboard: bool = True
+
+
+class AutoencoderLossRecipe(Section):
+    """Weights of the terms of the autoencoder's loss; each term is a mean over its values."""
+
+    absolute: float = Field(default=1.0, ge=0)
+    squared: float = Field(default=1.0, ge=0)
+    """Beside the absolute error: it pulls at large errors, so that colour is learnt at once."""
+    gradient: float = Field(default=1.0, ge=0)
+    """Absolute error of the differences between neighbouring pixels: crisp edges."""
+    divergence: float = Field(default=1e-3, ge=0)
+    """Kullback-Leibler divergence of the latents from a unit normal distribution."""
+    divergence_from: int = Field(default=0, ge=0)
+    divergence_full: int = Field(default=1000, ge=0)
+    """Between these two steps the divergence's weight rises from 0."""
+    adversarial: float = Field(default=0.0, ge=0)
+    """Patch discriminator; 0 is none."""
+    adversarial_from: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _divergence_rises(self) -> "AutoencoderLossRecipe":
+        if self.divergence_from > self.divergence_full:
+            raise ValueError(f"divergence_from {self.divergence_from} is after divergence_full {self.divergence_full}")
+        return self
+
+
+class AutoencoderRecipe(Section):
+    output: Path
+    data: DataRecipe
+    network: AutoencoderConfig
+    loss: AutoencoderLossRecipe = AutoencoderLossRecipe()
+    loop: LoopRecipe
+
+
+class TextRecipe(Section):
+    """Text encoder by CLIP's contrastive loss. The vocabulary is learnt from the captions first."""
+
+    output: Path
+    data: DataRecipe
+    network: CLIPTextConfig
+    """Its vocabulary and special tokens are set by the trained tokenizer."""
+    vocabulary: int = Field(default=2000, ge=600)
+    """Most tokens in the vocabulary: 512 for single bytes, 2 special ones, the rest for words and their pieces."""
+    picture_widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels of the picture tower, which is thrown away after training; each level halves height and width."""
+    shared_width: int = Field(default=256, ge=8)
+    """Of the space where texts and pictures meet."""
+    loop: LoopRecipe
+
+
+class UNetRecipe(Section):
+    output: Path
+    data: DataRecipe
+    autoencoder: Path
+    """Folder that the autoencoder's stage wrote (or a diffusers `vae` folder)."""
+    text: Path
+    """Folder that the text stage wrote: `text_encoder` and `tokenizer`."""
+    network: UNetConfig
+    schedule: ScheduleConfig
+    card: ModelCard
+    caption_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Share of captions replaced by the empty one, for classifier-free guidance."""
+    min_snr: float | None = Field(default=5.0, gt=0)
+    """Gamma of min-SNR weighting (Hang et al. 2023); none if null."""
+    train_text: bool = False
+    """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
+    loop: LoopRecipe
+
+
+AnyRecipe = TypeVar("AnyRecipe", AutoencoderRecipe, TextRecipe, UNetRecipe)
+STAGES: dict[str, type[AutoencoderRecipe] | type[TextRecipe] | type[UNetRecipe]] = {
+    "autoencoder": AutoencoderRecipe,
+    "text": TextRecipe,
+    "unet": UNetRecipe,
+}
+
+
+def read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
+    """A checked recipe from a .toml, .yaml or .yml file. Raises UserError naming the file, the key and the fault."""
+    fields = _read_fields(path)
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        value = "" if first["type"] in ("missing", "extra_forbidden") else f", which is {first['input']!r}"
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(f"Recipe {path}: {key}{value}: {first['msg']}{more}; correct it there.") from None
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {path} cannot be read ({error}): check the path.") from None
+    fields: Any
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            fields = yaml.safe_load(text)
+        elif path.suffix == ".toml":
+            fields = tomllib.loads(text)
+        else:
+            raise UserError(f"The recipe {path} ends in {path.suffix!r}: use .toml, .yaml or .yml.")
+    except ImportError:
+        raise UserError(f"The recipe {path} is YAML, which needs PyYAML: pip install 'diafano[train]'.") from None
+    except UserError:
+        raise
+    except Exception as error:  # tomllib's and yaml's parse errors share no base class
+        raise UserError(f"The recipe {path} is not valid {path.suffix[1:].upper()} ({error}): correct it.") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"The recipe {path} holds no keys: see recipes/ for examples.")
+    return fields

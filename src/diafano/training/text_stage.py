@@ -1,0 +1,109 @@
+"""Second stage: the text encoder learns from captions which picture they belong to (CLIP, Radford et al. 2021).
+
+A small picture tower looks at the pictures; it is thrown away afterwards. What stays is the text encoder and the
+tokenizer whose vocabulary was learnt from the same captions.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from diafano.layers import Downsample, ResidualBlock
+from diafano.picture import grid, to_picture
+from diafano.text_encoder.clip import CLIPTextEncoder
+from diafano.text_encoder.tokenizer import train_byte_pair
+from diafano.training.examples import Examples, indices_of
+from diafano.training.losses import contrastive
+from diafano.training.recipe import TextRecipe
+
+LARGEST_SCALE = 100.0
+"""CLIP's bound on the factor that the cosines are multiplied by; it starts at 1 / 0.07."""
+HELD_OUT = 256
+
+
+class PictureTower(nn.Module):
+    """Pixels (b, 3, h, w) -> (b, out_width): residual levels, each half the size of the one before, then their mean."""
+
+    def __init__(self, widths: tuple[int, ...], out_width: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        levels: list[nn.Module] = []
+        for before, after in zip((widths[0], *widths), widths, strict=False):
+            levels += [Downsample(before, symmetric=True), ResidualBlock(before, after, groups=8, eps=1e-6)]
+        self.levels = nn.Sequential(*levels)
+        self.norm = nn.LayerNorm(widths[-1])
+        self.projection = nn.Linear(widths[-1], out_width, bias=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x: Tensor = self.levels(self.conv_in(pixels)).mean(dim=(2, 3))
+        x = self.projection(self.norm(x))
+        return x
+
+
+class TextStage:
+    """Contrastive loss between pictures and their captions in each batch."""
+
+    def __init__(self, recipe: TextRecipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.examples = Examples.read(recipe.data)
+        self.held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
+        self.tokenizer = train_byte_pair(self.examples.captions, recipe.vocabulary, length=recipe.network.positions)
+        network = recipe.network.model_copy(
+            update={
+                "vocabulary": self.tokenizer.vocabulary_size,
+                "start_token": self.tokenizer.start_token,
+                "end_token": self.tokenizer.end_token,
+                "pad_token": self.tokenizer.pad_token,
+            }
+        )
+        torch.manual_seed(recipe.loop.seed)  # of the starting weights
+        self.text_encoder = CLIPTextEncoder(network)
+        self.pictures = PictureTower(recipe.picture_widths, recipe.shared_width)
+        self.texts = nn.Linear(network.width, recipe.shared_width, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.trained: nn.Module = nn.ModuleDict(
+            {
+                "text_encoder": self.text_encoder,
+                "pictures": self.pictures,
+                "texts": self.texts,
+                "scale": nn.ParameterList([self.log_scale]),
+            }
+        ).to(device)
+        self.ids = self.tokenizer(self.examples.captions)
+        self.held_out_ids = self.tokenizer(self.held_out.captions)
+
+    def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        recipe = self.recipe
+        indices = indices_of(recipe.loop.seed, number, recipe.loop.batch, len(self.examples))
+        pictures = self.pictures(self.examples.batch(indices, self.device))
+        texts = self._embed(self.ids[torch.from_numpy(indices)])
+        scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
+        return contrastive(pictures.float(), texts.float(), scale), {"scale": scale}
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Ids (b, 77) -> (b, shared width). Attention is causal, so what follows the longest text's end can be cut."""
+        longest = int((ids == self.tokenizer.end_token).int().argmax(dim=1).max()) + 1
+        ids = ids[:, :longest].to(self.device)
+        embedded: Tensor = self.texts(self.text_encoder.pooled(self.text_encoder(ids), ids))
+        return embedded
+
+    def preview(self) -> tuple[Image.Image, dict[str, float]]:
+        """Eight held-out pictures, each beside the one that its caption fits best; how often these are the same."""
+        pixels = self.held_out.batch(np.arange(len(self.held_out)), self.device)
+        pictures = F.normalize(torch.cat([self.pictures(part) for part in pixels.split(64)]).float(), dim=-1)
+        texts = F.normalize(torch.cat([self._embed(part) for part in self.held_out_ids.split(64)]).float(), dim=-1)
+        best = (texts @ pictures.T).argmax(dim=1).cpu()
+        right = (best == torch.arange(len(best))).float().mean().item()
+        shown = [to_picture(one) for one in (*pixels[:8], *pixels[best[:8].to(self.device)])]
+        return grid(shown, 8), {"retrieval": right}
+
+    def save(self, folder: Path) -> None:
+        """`text_encoder/` and `tokenizer/` as transformers has them."""
+        from diafano.checkpoints.diffusers import save_text_encoder
+
+        save_text_encoder(self.text_encoder, self.tokenizer, folder)

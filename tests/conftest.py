@@ -1,0 +1,62 @@
+"""What several test files share: a model so small that it draws in a moment, and hypothesis without a clock."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from diafano.autoencoder import Autoencoder, AutoencoderConfig
+from diafano.checkpoints.diffusers import save_folder
+from diafano.noise import NoiseSchedule, ScheduleConfig
+from diafano.request import ModelCard
+from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
+from diafano.text_encoder.tokenizer import train_byte_pair
+from diafano.unet import UNet, UNetConfig
+
+# The machine may be busy with something else, and a failure should come back when it is looked for.
+settings.register_profile("diafano", deadline=None, derandomize=True)
+settings.load_profile("diafano")
+
+CAPTIONS = ["a red apple on a blue background", "two bananas", "a penguin", "a small green fox above a big cat"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> StableDiffusion:
+    """Random weights, 64x64 pictures, latent (4, 8, 8), 4 steps: for shapes, files and commands. It draws nothing."""
+    tokenizer = train_byte_pair(CAPTIONS, 600, minimum_frequency=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = CLIPTextEncoder(
+            CLIPTextConfig(
+                vocabulary=tokenizer.vocabulary_size,
+                width=16,
+                mlp_width=32,
+                layers=1,
+                heads=2,
+                start_token=tokenizer.start_token,
+                end_token=tokenizer.end_token,
+                pad_token=tokenizer.pad_token,
+            )
+        )
+        unet = UNet(
+            UNetConfig(widths=(8, 16), layers=1, attention=(True, False), heads=(2, 2), text_width=16, groups=4)
+        )
+        autoencoder = Autoencoder(AutoencoderConfig(widths=(8, 8, 8, 8), layers=1, groups=4))
+    return StableDiffusion(
+        tokenizer,
+        encoder.eval(),
+        unet.eval(),
+        autoencoder.eval(),
+        NoiseSchedule(ScheduleConfig()),
+        ModelCard(name="tiny", size=(64, 64), steps=4, guidance=2.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model: StableDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` as a diffusers folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_folder(tiny_model, folder)
+    return folder
