@@ -1,5 +1,11 @@
 """What several test files share: a model so small that it draws in a moment, and hypothesis without a clock."""
 
+# ruff: noqa: E402 (the threads' setting comes before torch)
+
+from diafano.threads import wait_asleep
+
+wait_asleep()
+
 from pathlib import Path
 
 import pytest

@@ -14,7 +14,7 @@ PACKAGE = Path(diafano.__file__).parent
 # From the top down. A name stands for a module or for a whole folder; modules of one floor may know each other.
 LAYERS = [
     {"__main__"},
-    {"cli", "cli_generate", "cli_noise", "cli_inspect", "cli_train", "cli_evaluate"},
+    {"cli", "cli_generate", "cli_noise", "cli_inspect", "cli_train"},
     {"serve", "explain"},
     {"training", "evaluation"},
     {"data", "checkpoints"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"request"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers"},
     {"layers", "noise", "picture", "devices", "infotext"},
-    {"errors", "memory"},
+    {"errors", "memory", "threads"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

@@ -53,7 +53,7 @@ def test_shapes_at_another_size() -> None:
 
 def test_an_unknown_preset_is_one_sentence() -> None:
     assert find_preset(" SD1 ") is PRESETS["sd1"]
-    with pytest.raises(UserError, match="'sd9'.*sd1, sd2, embedded"):
+    with pytest.raises(UserError, match=r"'sd9'.*sd1, sd2, embedded"):
         find_preset("sd9")
 
 

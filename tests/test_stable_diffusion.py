@@ -111,7 +111,7 @@ def test_eta_is_for_samplers_that_have_it(tiny_model: StableDiffusion) -> None:
 
 
 def test_more_steps_than_were_trained_are_refused(tiny_model: StableDiffusion) -> None:
-    short = StableDiffusion(**{**vars(tiny_model), "schedule": NoiseSchedule(ScheduleConfig(steps=10))})  
+    short = StableDiffusion(**{**vars(tiny_model), "schedule": NoiseSchedule(ScheduleConfig(steps=10))})
     with pytest.raises(UserError, match="11 steps"):
         short.generate("a fox", steps=11)
 
@@ -147,7 +147,7 @@ def test_guidance_1_asks_the_unet_half_as_much(tiny_model: StableDiffusion) -> N
 
 def test_only_ddim_ends_above_zero(tiny_model: StableDiffusion) -> None:
     schedule = NoiseSchedule(ScheduleConfig(final_sigma="first"))
-    model = StableDiffusion(**{**vars(tiny_model), "schedule": schedule})  
+    model = StableDiffusion(**{**vars(tiny_model), "schedule": schedule})
     assert model.sigmas(model.request("a fox"))[-1] == schedule.sigma_of(0)
     assert model.sigmas(model.request("a fox", sampler="euler"))[-1] == 0.0
 
@@ -157,7 +157,7 @@ def test_a_decoder_that_overflows_in_float16_decodes_in_float32(tiny_model: Stab
     with torch.no_grad():  # sums beyond float16's 65504, which the next norm would bring back
         autoencoder.decoder.conv_in.weight *= 1e5
     latent = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
-    model = StableDiffusion(**{**vars(tiny_model), "autoencoder": autoencoder})  
+    model = StableDiffusion(**{**vars(tiny_model), "autoencoder": autoencoder})
     with torch.inference_mode():
         (expected,) = model.decode(latent)
         autoencoder.to(torch.float16)
@@ -190,7 +190,7 @@ def test_settings_survive_pillows_save(tiny_model: StableDiffusion, tmp_path: Pa
 def test_an_inpainting_unet_cannot_draw_from_text(tiny_model: StableDiffusion) -> None:
     unet = UNet(tiny_model.unet.config.model_copy(update={"in_channels": 9}))
     with pytest.raises(UserError, match="inpainting"):
-        StableDiffusion(**{**vars(tiny_model), "unet": unet})  
+        StableDiffusion(**{**vars(tiny_model), "unet": unet})
 
 
 @pytest.mark.parametrize(
@@ -201,4 +201,4 @@ def test_a_text_encoder_of_another_model_is_refused(
 ) -> None:
     config = {**tiny_model.text_encoder.config.model_dump(), "start_token": 1, "end_token": 2, "pad_token": 2, **change}
     with pytest.raises(UserError, match=said):
-        StableDiffusion(**{**vars(tiny_model), "text_encoder": CLIPTextEncoder(CLIPTextConfig(**config))})  
+        StableDiffusion(**{**vars(tiny_model), "text_encoder": CLIPTextEncoder(CLIPTextConfig(**config))})

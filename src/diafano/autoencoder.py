@@ -57,9 +57,7 @@ class MiddleBlock(nn.Module):
 
     def __init__(self, channels: int, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(channels, channels, groups=config.groups, eps=EPS) for _ in range(2)
-        )
+        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, groups=config.groups, eps=EPS) for _ in range(2))
         self.attentions = nn.ModuleList(
             [PictureAttention(channels, groups=config.groups, eps=EPS)] if config.middle_attention else []
         )
@@ -122,7 +120,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.conv_in(pixels)
+        x: Tensor = self.conv_in(pixels)
         for level in self.down_blocks:
             x = level(x)
         x = self.mid_block(x)
@@ -146,7 +144,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.picture_channels, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.conv_in(latent)
+        x: Tensor = self.conv_in(latent)
         x = self.mid_block(x)
         for level in self.up_blocks:
             x = level(x)

@@ -1,7 +1,8 @@
 """The commands: what can be typed, and what a mistake looks like.
 
 A command's code is imported when the command runs, so that `diafano --help` needs neither torch nor any model. What a
-command does is in `cli_<command>.py`; the rules for its values are in the code that it calls, never here.
+command does is in `cli_<command>.py`, or in the package that it is about; the rules for its values are in the code
+that it calls, never here.
 """
 
 import os
@@ -14,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from diafano.errors import UserError
+from diafano.memory import keep_freed_memory
+from diafano.threads import wait_asleep
 
 WRONG_VALUE, INTERRUPTED = 2, 130
 """Exit codes: what was typed cannot be done; Ctrl-C, as shells count it (128 + SIGINT)."""
@@ -182,6 +185,7 @@ def inspect(
 def train(
     stage: Annotated[Stage, typer.Argument(help="autoencoder first, then text, then unet.", show_default=False)],
     config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
+    device: Device = "auto",
 ) -> None:
     """Train one of the three networks on captioned pictures.
 
@@ -189,7 +193,7 @@ def train(
     """
     from diafano import cli_train
 
-    cli_train.train(stage.value, config)
+    cli_train.train(stage.value, config, device=device)
 
 
 @app.command(short_help="Draw held-out prompts and judge whether the pictures show them.")
@@ -212,9 +216,9 @@ def evaluate(
     Scores single objects, two objects, counting, colour, position, background and colour binding. The judge shares no
     weights with the model; its own accuracy on true scenes is printed beside.
     """
-    from diafano import cli_evaluate
+    from diafano.evaluation import run as evaluation
 
-    cli_evaluate.evaluate(
+    evaluation.run(
         source=model,
         prompts=prompts,
         settings={"steps": steps, "guidance": guidance, "sampler": sampler},
@@ -229,8 +233,7 @@ def evaluate(
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
     warnings.showwarning = _show_warning
-    from diafano.memory import keep_freed_memory
-
+    wait_asleep()
     keep_freed_memory()
     try:
         code = app(args=arguments, prog_name="diafano", standalone_mode=False)

@@ -58,7 +58,7 @@ class ResidualBlock(nn.Module):
         if self.time_emb_proj is not None and time is not None:
             hidden = hidden + self.time_emb_proj(F.silu(time))[:, :, None, None]
         hidden = self.conv2(F.silu(self.norm2(hidden)))
-        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        shortcut: Tensor = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return shortcut + hidden
 
 
@@ -83,7 +83,8 @@ class Attention(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(batch, n, width) -> (batch, heads, n, head width)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
 
 class PictureAttention(Attention):
@@ -152,9 +153,13 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, heads: int, text_width: int, *, groups: int, linear_projection: bool) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in: nn.Module = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        self.proj_in: nn.Module = (
+            nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        )
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, text_width)])
-        self.proj_out: nn.Module = nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        self.proj_out: nn.Module = (
+            nn.Linear(channels, channels) if linear_projection else nn.Conv2d(channels, channels, 1)
+        )
         self.linear_projection = linear_projection
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
@@ -202,7 +207,8 @@ def to_tokens(x: Tensor) -> Tensor:
 
 def to_map(tokens: Tensor, size: torch.Size) -> Tensor:
     """(batch, h*w, c) -> (batch, c, h, w), a view that is channels_last in memory."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    mapped: Tensor = tokens.transpose(1, 2).unflatten(2, size)
+    return mapped
 
 
 def widths_in_turn(widths: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from diafano.errors import UserError
 from diafano.layers import (
     Downsample,
     ResidualBlock,
@@ -45,8 +44,8 @@ class UNetConfig(BaseModel):
     @model_validator(mode="after")
     def _levels_agree(self) -> "UNetConfig":
         if not len(self.widths) == len(self.attention) == len(self.heads):
-            raise UserError(
-                f"widths {self.widths}, attention {self.attention} and heads {self.heads} must have one entry a level each"
+            raise ValueError(
+                f"widths {self.widths}, attention {self.attention} and heads {self.heads} must be of one length"
             )
         return self
 
@@ -169,7 +168,7 @@ class UNet(nn.Module):
 
     def forward(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.widths[0]).to(latent.dtype))
-        x = self.conv_in(latent)
+        x: Tensor = self.conv_in(latent)
         skips = [x]
         for down in self.down_blocks:
             x, made = down(x, time, text)

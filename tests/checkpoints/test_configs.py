@@ -111,7 +111,7 @@ def test_a_scheduler_without_a_spacing_has_that_of_its_class() -> None:
     ],
 )
 def test_a_unet_that_this_program_cannot_be_is_refused_by_name(change: dict[str, object], named: str) -> None:
-    with pytest.raises(UserError, match="unet/config.json") as caught:
+    with pytest.raises(UserError, match=r"unet/config\.json") as caught:
         configs.read_unet_config({**configs.unet_json(UNetConfig(), 64), **change}, "unet/config.json")
     assert named in str(caught.value)
 

@@ -68,7 +68,9 @@ def test_half_precision_is_stored_and_read(tiny_model: StableDiffusion, tmp_path
     half = getattr(torch, dtype)
     assert {tensor.dtype for tensor in load_file(tmp_path / "half" / UNET).values()} == {half}
     assert json.loads((tmp_path / "half/text_encoder/config.json").read_text())["torch_dtype"] == dtype
-    assert load_folder(tmp_path / "half", "cpu", dtype).dtype == half
+    loaded = load_folder(tmp_path / "half", "cpu", dtype)
+    assert loaded.dtype == half
+    assert loaded.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     small = load_folder(tmp_path / "half", "cpu")  # a small model computes in float32, whatever it is stored in
     assert small.dtype == torch.float32
     assert torch.equal(small.unet.conv_in.weight, tiny_model.unet.conv_in.weight.to(half).float())
@@ -136,7 +138,9 @@ def test_a_wrong_tensor_is_named_with_its_part(folder: Path, file: str) -> None:
 def test_a_folder_of_another_program_gets_a_guessed_card(folder: Path) -> None:
     (folder / "diafano.json").unlink()
     change_json(folder / "unet/config.json", sample_size=[8, 16])
-    change_json(folder / "scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler", use_karras_sigmas=True)
+    change_json(
+        folder / "scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler", use_karras_sigmas=True
+    )
     card = load_folder(folder, "cpu").card
     assert (card.name, card.size, card.steps, card.guidance) == ("tiny", (128, 64), 50, 7.5)
     assert (card.sampler, card.schedule) == ("euler", "karras")
@@ -166,7 +170,9 @@ def test_an_unknown_setting_is_named_with_its_file(folder: Path, file: str, chan
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", UNET, TEXT, "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "file", ["model_index.json", "unet/config.json", UNET, TEXT, "scheduler/scheduler_config.json"]
+)
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(UserError, match=Path(file).name):

@@ -36,7 +36,7 @@ def test_shards_are_no_longer_than_allowed_and_hold_everything(tmp_path: Path) -
 
 
 def test_a_value_that_float16_cannot_hold_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="scale.*float16"):
+    with pytest.raises(UserError, match=r"scale.*float16"):
         write_weights({"scale": torch.tensor([7e4])}, tmp_path, "model", dtype=torch.float16)
     write_weights({"scale": torch.tensor([7e4])}, tmp_path, "model", dtype=torch.bfloat16)
 

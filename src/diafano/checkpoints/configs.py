@@ -315,6 +315,7 @@ def bert_json(config: BERTConfig, dtype: str) -> dict[str, Any]:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "pad_token_id": config.pad_token,
+        "use_attention_mask": True,  # diffusers' own: without it BERT would attend to padding there
         "torch_dtype": dtype,
         **BERT_FIXED,
     }

@@ -32,7 +32,7 @@ def write_weights(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """`weights` -> ``stem.safetensors``, or ``stem-00001-of-00002.safetensors`` ... and ``stem.safetensors.index.json``.
+    """`weights` -> ``stem.safetensors``, or numbered shards of it and ``stem.safetensors.index.json``.
 
     With `dtype` every tensor is converted. A shard has at most `max_shard_bytes`, unless one tensor alone has more.
     """

@@ -10,18 +10,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diafano.autoencoder import Autoencoder
+from diafano.checkpoints.parts import PartWriter
 from diafano.picture import grid, to_picture
 from diafano.training.examples import Examples, generator_of, indices_of
+from diafano.training.initialise import silence_residual_branches
 from diafano.training.losses import divergence, gradient_error, hinge_discriminator
 from diafano.training.recipe import AutoencoderRecipe
 
 START_LOGVAR = -6.0
 """The latents' log-variance before training: at 0 their noise would drown the mean, and nothing would be learnt."""
 HELD_OUT = 64
+WHOLE_EVERY = 4
+"""Each so many batches one is of whole pictures: group norm sees other statistics in them than in windows."""
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Is a patch of a true picture or of a made one? Pixels (b, 3, h, w) -> scores (b, 1, h/4, w/4) (Isola et al. 2017)."""
+    """Is a patch true or made? Pixels (b, 3, h, w) -> scores (b, 1, h/4, w/4) (Isola et al. 2017)."""
 
     def __init__(self, channels: int, width: int = 48) -> None:
         super().__init__(
@@ -41,6 +45,7 @@ class AutoencoderStage:
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
         self.recipe, self.device = recipe, device
         self.autoencoder = Autoencoder(recipe.network)
+        silence_residual_branches(self.autoencoder)
         with torch.no_grad():
             bias = self.autoencoder.quant_conv.bias
             assert bias is not None
@@ -55,8 +60,7 @@ class AutoencoderStage:
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
-        indices = indices_of(recipe.loop.seed, number, recipe.loop.batch, len(self.examples))
-        pixels = self.examples.batch(indices, self.device)
+        pixels = self._pixels(number)
         generator = generator_of(recipe.loop.seed, number)
         mean, logvar = self.autoencoder.moments(pixels)
         mean, logvar = mean.float(), logvar.float()
@@ -81,6 +85,15 @@ class AutoencoderStage:
             total = total + self._adversarial(self.discriminator, pixels, made, terms)
         return total, terms
 
+    def _pixels(self, number: int) -> Tensor:
+        """The batch of that number: windows of pictures, or every so often as many pixels in whole pictures."""
+        loop, crop, size = self.recipe.loop, self.recipe.crop, self.recipe.data.size
+        if crop is None or number % WHOLE_EVERY == 0:
+            count = loop.batch if crop is None else max(1, loop.batch * crop**2 // size**2)
+            return self.examples.batch(indices_of(loop.seed, number, count, len(self.examples)), self.device)
+        indices = indices_of(loop.seed, number, loop.batch, len(self.examples))
+        return self.examples.windows(indices, crop, np.random.default_rng((loop.seed, number)), self.device)
+
     def _adversarial(
         self, discriminator: PatchDiscriminator, pixels: Tensor, made: Tensor, terms: dict[str, Tensor]
     ) -> Tensor:
@@ -89,7 +102,8 @@ class AutoencoderStage:
         fooling = -torch.func.functional_call(discriminator, frozen, (made,)).float().mean()
         telling = hinge_discriminator(discriminator(pixels).float(), discriminator(made.detach()).float())
         terms["fooling"], terms["telling"] = fooling, telling
-        return self.recipe.loss.adversarial * fooling + telling
+        both: Tensor = self.recipe.loss.adversarial * fooling + telling
+        return both
 
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
         """Held-out pictures above what the autoencoder makes of them; PSNR over them in dB."""
@@ -100,15 +114,14 @@ class AutoencoderStage:
         return grid(shown, 16), {"psnr": 10 * math.log10(4 / error)}
 
     def _rebuilt(self, pixels: Tensor) -> Tensor:
-        made = [self.autoencoder.decode(self.autoencoder.encode(part).mean) for part in pixels.split(16)]
+        made = [self.autoencoder.decode(self.autoencoder.encode(part).mean) for part in torch.split(pixels, 16)]
         return torch.cat(made).float()
 
     def save(self, folder: Path) -> None:
         """`vae/` as diffusers has it, with the latent scale that gives latents of unit variance."""
-        from diafano.checkpoints.diffusers import save_autoencoder
-
         with torch.no_grad():
             pixels = self.examples.batch(np.arange(min(1024, len(self.examples))), self.device)
-            latents = torch.cat([self.autoencoder.moments(part)[0] for part in pixels.split(32)])
+            latents = torch.cat([self.autoencoder.moments(part)[0] for part in torch.split(pixels, 32)])
         scale = round(1.0 / latents.float().std().item(), 5)
-        save_autoencoder(self.autoencoder, folder / "vae", latent_scale=scale)
+        size = self.recipe.data.size
+        PartWriter().autoencoder(self.autoencoder, folder / "vae", sample_size=size, latent_scale=scale)

@@ -13,7 +13,7 @@ class MovingAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._trained = [parameter for parameter in module.parameters()]
+        self._trained: list[Tensor] = list(module.parameters())
         self._average = [parameter.detach().clone() for parameter in self._trained]
 
     @torch.no_grad()

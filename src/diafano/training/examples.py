@@ -14,6 +14,8 @@ from diafano.data.sprites import Sprites
 from diafano.errors import UserError
 from diafano.training.recipe import DataRecipe
 
+WINDOW_TRIES = 4
+
 
 class Examples:
     """All examples of a recipe in memory: `pixels` (count, size, size, 3) bytes, `captions` (count,)."""
@@ -29,7 +31,7 @@ class Examples:
 
     @classmethod
     def read(cls, recipe: DataRecipe, *, count: int | None = None, held_out: bool = False) -> "Examples":
-        """Draw or read what the recipe names; `count` limits it, `held_out` asks for emoji scenes kept from training."""
+        """Draw or read what the recipe names, at most `count`; `held_out` asks for scenes kept from training."""
         source: EmojiScenes | PictureFolder
         if recipe.folder is not None:
             source = PictureFolder(recipe.folder, recipe.size)
@@ -46,10 +48,26 @@ class Examples:
             captions.append(example.caption)
         return cls(pixels, captions)
 
+    def windows(self, indices: NDArray[np.int64], edge: int, rng: np.random.Generator, device: torch.device) -> Tensor:
+        """A square window of each picture, the most varied of a few places of chance: (len(indices), 3, edge, edge).
+
+        Convolutions learn little from flat surroundings, which are most of many pictures.
+        """
+        places = rng.integers(0, self.pixels.shape[1] - edge + 1, size=(len(indices), WINDOW_TRIES, 2))
+        chosen = np.empty((len(indices), edge, edge, 3), np.uint8)
+        for row, (index, tries) in enumerate(zip(indices, places, strict=True)):
+            windows = [self.pixels[index, top : top + edge, left : left + edge] for top, left in tries]
+            chosen[row] = max(windows, key=lambda window: float(window.std(axis=(0, 1)).sum()))
+        return _to_pixels(chosen, device)
+
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> Tensor:
         """Pixels in [-1, 1], (len(indices), 3, size, size), float32."""
-        chosen = torch.from_numpy(self.pixels[indices]).to(device)
-        return chosen.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+        return _to_pixels(self.pixels[indices], device)
+
+
+def _to_pixels(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Bytes (count, h, w, 3) -> (count, 3, h, w), float32 in [-1, 1]."""
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
 
 
 def emoji_scenes(recipe: DataRecipe, *, held_out: bool = False) -> EmojiScenes:

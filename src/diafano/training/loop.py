@@ -3,6 +3,7 @@
 All chance in a run comes from (seed, number of the batch), so a run that stops and resumes equals one that did not.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from diafano.training.average import MovingAverage
 from diafano.training.recipe import LoopRecipe
 
 CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+"""One JSON object a line: `step`, `kind` (train or held_out) and the figures."""
 
 
 class Stage(Protocol):
@@ -80,13 +83,14 @@ class Training:
         )
         self.average = MovingAverage(stage.trained, recipe.ema)
         self.step = 0
+        self.writer: Any = None
         if resume and (folder / CHECKPOINT).exists():
             self._load()
 
     def run(self, report: Report | None = None, *, until: int | None = None) -> None:
         """Train to the recipe's last step (or `until`), then save what was trained."""
         last = self.recipe.steps if until is None else min(until, self.recipe.steps)
-        writer = _log_writer(self.folder) if self.recipe.tensorboard else None
+        self.writer = _tensorboard(self.folder) if self.recipe.tensorboard else None
         started, started_at, logged_at, logged_step = time.perf_counter(), self.step, time.perf_counter(), self.step
         while self.step < last:
             terms = self._update()
@@ -98,19 +102,17 @@ class Training:
                 values = {name: float(value) for name, value in terms.items()}
                 _check_finite(values, self.step)
                 logged_at, logged_step = now, self.step
-                if writer is not None:
-                    for name, value in values.items():
-                        writer.add_scalar(f"train/{name}", value, self.step)
+                self._log("train", {**values, "pictures_per_second": speed})
                 if report is not None:
                     report(Progress(self.step, self.recipe.steps, values, speed, left))
             if self.step % self.recipe.preview_every == 0 or self.step == last:
-                self._preview(writer)
+                self._preview()
             if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
                 self._save()
         with self.average.applied():
             self.stage.save(self.folder)
-        if writer is not None:
-            writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def _update(self) -> dict[str, Tensor]:
         """One change of the weights, from `accumulate` batches."""
@@ -129,7 +131,7 @@ class Training:
         self.average.update()
         return totals
 
-    def _preview(self, writer: Any) -> None:
+    def _preview(self) -> None:
         self.stage.trained.eval()
         with self.average.applied(), torch.no_grad():
             picture, figures = self.stage.preview()
@@ -137,12 +139,15 @@ class Training:
         previews = self.folder / "previews"
         previews.mkdir(exist_ok=True)
         picture.save(previews / f"{self.step:07d}.png")
-        line = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        with (self.folder / "figures.txt").open("a", encoding="utf-8") as log:
-            log.write(f"step {self.step}  {line}\n")
-        if writer is not None:
+        self._log("held_out", figures)
+
+    def _log(self, kind: str, figures: Mapping[str, float]) -> None:
+        line = {"step": self.step, "kind": kind, **{name: float(f"{value:.5g}") for name, value in figures.items()}}
+        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        if self.writer is not None:
             for name, value in figures.items():
-                writer.add_scalar(f"held_out/{name}", value, self.step)
+                self.writer.add_scalar(f"{kind}/{name}", value, self.step)
 
     def _save(self) -> None:
         """Everything that a resumed run needs, in one file that is whole or not there."""
@@ -179,7 +184,7 @@ def _check_finite(values: Mapping[str, float], step: int) -> None:
         )
 
 
-def _log_writer(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -40,7 +40,7 @@ class DataRecipe(Section):
     @model_validator(mode="after")
     def _folder_is_named(self) -> "DataRecipe":
         if (self.kind == "folder") != (self.folder is not None):
-            raise ValueError(f'kind "{self.kind}" and folder {self.folder} do not fit: name a folder for kind "folder" only')
+            raise ValueError(f'kind "{self.kind}" and folder {self.folder} do not fit: name a folder for kind "folder"')
         return self
 
 
@@ -101,7 +101,17 @@ class AutoencoderRecipe(Section):
     data: DataRecipe
     network: AutoencoderConfig
     loss: AutoencoderLossRecipe = AutoencoderLossRecipe()
+    crop: int | None = Field(default=None, ge=16)
+    """Edge of the windows to train on, in pixels; whole pictures if left out."""
     loop: LoopRecipe
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> "AutoencoderRecipe":
+        if self.crop is not None and (self.crop > self.data.size or self.crop % self.network.factor):
+            raise ValueError(
+                f"crop {self.crop} is not a multiple of {self.network.factor} up to the size {self.data.size}"
+            )
+        return self
 
 
 class TextRecipe(Section):

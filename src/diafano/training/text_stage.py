@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from diafano.checkpoints.parts import PartWriter
 from diafano.layers import Downsample, ResidualBlock
 from diafano.picture import grid, to_picture
 from diafano.text_encoder.clip import CLIPTextEncoder
@@ -95,8 +96,10 @@ class TextStage:
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
         """Eight held-out pictures, each beside the one that its caption fits best; how often these are the same."""
         pixels = self.held_out.batch(np.arange(len(self.held_out)), self.device)
-        pictures = F.normalize(torch.cat([self.pictures(part) for part in pixels.split(64)]).float(), dim=-1)
-        texts = F.normalize(torch.cat([self._embed(part) for part in self.held_out_ids.split(64)]).float(), dim=-1)
+        pictures = F.normalize(torch.cat([self.pictures(part) for part in torch.split(pixels, 64)]).float(), dim=-1)
+        texts = F.normalize(
+            torch.cat([self._embed(part) for part in torch.split(self.held_out_ids, 64)]).float(), dim=-1
+        )
         best = (texts @ pictures.T).argmax(dim=1).cpu()
         right = (best == torch.arange(len(best))).float().mean().item()
         shown = [to_picture(one) for one in (*pixels[:8], *pixels[best[:8].to(self.device)])]
@@ -104,6 +107,5 @@ class TextStage:
 
     def save(self, folder: Path) -> None:
         """`text_encoder/` and `tokenizer/` as transformers has them."""
-        from diafano.checkpoints.diffusers import save_text_encoder
-
-        save_text_encoder(self.text_encoder, self.tokenizer, folder)
+        PartWriter().text_encoder(self.text_encoder, folder / "text_encoder")
+        self.tokenizer.save(folder / "tokenizer")

@@ -11,10 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diafano.autoencoder import Autoencoder
+from diafano.checkpoints.diffusers import save_folder
+from diafano.checkpoints.parts import read_autoencoder, read_text_encoder
 from diafano.noise import NoiseSchedule
-from diafano.picture import grid, to_picture
+from diafano.picture import grid
 from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.training.examples import Examples, generator_of, indices_of
+from diafano.training.initialise import set_to_zero, silence_residual_branches
 from diafano.training.losses import min_snr_weight
 from diafano.training.recipe import UNetRecipe
 from diafano.unet import UNet
@@ -28,16 +32,15 @@ class UNetStage:
     """Squared error of the prediction at a timestep of chance, min-SNR weighted; captions dropped now and then."""
 
     def __init__(self, recipe: UNetRecipe, device: torch.device) -> None:
-        from diafano.checkpoints.diffusers import load_autoencoder, load_text_encoder
-
         self.recipe, self.device = recipe, device
-        self.autoencoder = load_autoencoder(_part(recipe.autoencoder, "vae")).to(device).eval()
-        self.text_encoder, self.tokenizer = load_text_encoder(recipe.text)
-        self.text_encoder.to(device)
+        self.autoencoder = read_autoencoder(_part(recipe.autoencoder, "vae")).filled(device)
+        self.tokenizer = Tokenizer.from_folder(recipe.text / "tokenizer")
+        self.text_encoder = read_text_encoder(recipe.text / "text_encoder", self.tokenizer).filled(device)
         self.schedule = NoiseSchedule(recipe.schedule)
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
         self.unet = UNet(recipe.network)
-        start_at_zero(self.unet)
+        silence_residual_branches(self.unet)
+        set_to_zero(self.unet.conv_out)
         parts: dict[str, nn.Module] = {"unet": self.unet}
         if recipe.train_text:
             parts["text_encoder"] = self.text_encoder
@@ -75,7 +78,8 @@ class UNetStage:
         squared = (prediction - target).square().mean(dim=(1, 2, 3))
         snr = self.schedule.signal_to_noise(timestep)
         weight = min_snr_weight(snr, self.recipe.min_snr, self.schedule.config.prediction)
-        return (weight * squared).mean()
+        error: Tensor = (weight * squared).mean()
+        return error
 
     def _text(self, indices: NDArray[np.int64], dropped: Tensor) -> Tensor:
         """Embeddings (b, 77, width) of the captions of `indices`, the empty caption's where `dropped`."""
@@ -93,7 +97,7 @@ class UNetStage:
         path = cache / f"texts-{_fingerprint(self.text_encoder, ids.numpy())}.safetensors"
         if path.exists():
             return load_file(path)["texts"]
-        texts = torch.cat([self.text_encoder(part.to(self.device)).half().cpu() for part in ids.split(64)])
+        texts = torch.cat([self.text_encoder(part.to(self.device)).half().cpu() for part in torch.split(ids, 64)])
         _save_whole({"texts": texts}, path)
         return texts
 
@@ -108,7 +112,9 @@ class UNetStage:
         generator = generator_of(self.recipe.loop.seed, 0)
         losses = [
             self._error(latents.to(self.device, torch.float32), self.text_encoder(ids.to(self.device)), generator)
-            for latents, ids in zip(self.held_out_latents.split(64), self.held_out_ids.split(64), strict=True)
+            for latents, ids in zip(
+                torch.split(self.held_out_latents, 64), torch.split(self.held_out_ids, 64), strict=True
+            )
         ]
         return grid(list(pictures), 8), {"loss": float(torch.stack(losses).mean())}
 
@@ -120,27 +126,12 @@ class UNetStage:
 
     def save(self, folder: Path) -> None:
         """`model/`: the whole model as a diffusers folder."""
-        from diafano.checkpoints.diffusers import save_folder
-
         save_folder(self.model(), folder / "model")
-
-
-def start_at_zero(unet: UNet) -> None:
-    """Let every residual branch start by adding nothing and the output by being 0 (Dhariwal & Nichol 2021).
-
-    Training then starts from the mean squared size of the target, not from noise of the random layers' making.
-    """
-    for name, module in unet.named_modules():
-        if name == "conv_out" or name.endswith(("conv2", "proj_out")):
-            assert isinstance(module, nn.Conv2d | nn.Linear)
-            nn.init.zeros_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
 def cached_latents(autoencoder: Autoencoder, examples: Examples, device: torch.device, cache: Path) -> Tensor:
-    """Mean latents (count, 4, h, w) of unit scale, float16, on the CPU; computed once for these pictures and weights."""
+    """Mean latents (count, 4, h, w), float16, on the CPU; computed once for these pictures and weights."""
     path = cache / f"latents-{_fingerprint(autoencoder, examples.pixels)}.safetensors"
     if path.exists():
         return load_file(path)["latents"]

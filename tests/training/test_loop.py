@@ -1,0 +1,151 @@
+"""The training loop: averages, rates, accumulation, and runs that stop and go on."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diafano.errors import UserError
+from diafano.training.average import MovingAverage
+from diafano.training.loop import Progress, Training, learning_rate
+from diafano.training.recipe import LoopRecipe
+
+CPU = torch.device("cpu")
+
+
+class LineStage:
+    """Learns a line from points; batch `number` holds the points of that number."""
+
+    def __init__(self, batch: int = 8, bad_step: int | None = None) -> None:
+        torch.manual_seed(3)
+        self.trained: nn.Module = nn.Linear(2, 1)
+        self.batch, self.bad_step = batch, bad_step
+        self.saved: Tensor | None = None
+
+    def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        x = torch.randn(self.batch, 2, generator=torch.Generator().manual_seed(number))
+        error = self.trained(x) - x @ torch.tensor([[2.0], [-1.0]])
+        loss = error.square().mean()
+        return (loss * math.nan if step == self.bad_step else loss), {"mean": error.mean()}
+
+    def preview(self) -> tuple[Image.Image, dict[str, float]]:
+        return Image.new("RGB", (4, 4)), {"figure": 1.0}
+
+    def save(self, folder: Path) -> None:
+        self.saved = self.trained.weight.detach().clone()
+
+
+def recipe(**changes: object) -> LoopRecipe:
+    fields = {
+        "steps": 40,
+        "batch": 8,
+        "learning_rate": 0.05,
+        "precision": "fp32",
+        "tensorboard": False,
+        "checkpoint_every": 7,
+        "preview_every": 10,
+        "log_every": 5,
+        "ema": 0.9,
+    }
+    return LoopRecipe.model_validate({**fields, **changes})
+
+
+def test_the_loop_learns_and_saves_averaged_weights(tmp_path: Path) -> None:
+    stage = LineStage()
+    training = Training(stage, recipe(steps=300), tmp_path, CPU)
+    training.run()
+    assert stage.saved is not None
+    assert torch.allclose(stage.saved, torch.tensor([[2.0, -1.0]]), atol=0.02)
+    assert not torch.equal(stage.saved, stage.trained.weight), "the average was saved, not the last weights"
+
+
+def test_a_run_that_stops_and_resumes_equals_one_straight_through_bit_for_bit(tmp_path: Path) -> None:
+    straight = LineStage()
+    Training(straight, recipe(), tmp_path / "straight", CPU).run()
+    Training(LineStage(), recipe(), tmp_path / "halved", CPU).run(until=17)
+    resumed = LineStage()
+    told: list[Progress] = []
+    Training(resumed, recipe(), tmp_path / "halved", CPU).run(told.append)
+    assert told[0].step == 20, "it went on from step 17"
+    assert torch.equal(resumed.trained.weight, straight.trained.weight)
+    assert straight.saved is not None and resumed.saved is not None
+    assert torch.equal(resumed.saved, straight.saved), "the average went on too"
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(progress: Progress) -> None:
+        if progress.step == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Training(LineStage(), recipe(), tmp_path, CPU).run(die)
+    again = Training(LineStage(), recipe(), tmp_path, CPU)
+    assert again.step == 14
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
+    class Whole(LineStage):
+        def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            losses = [LineStage.loss(self, 4 * number + part, step)[0] for part in range(4)]
+            return torch.stack(losses).mean(), {}
+
+    parts, whole = LineStage(), Whole()
+    Training(parts, recipe(accumulate=4), tmp_path / "parts", CPU).run()
+    Training(whole, recipe(), tmp_path / "whole", CPU).run()
+    assert torch.allclose(parts.trained.weight, whole.trained.weight, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="loss is nan at step 15"):
+        Training(LineStage(bad_step=14), recipe(), tmp_path, CPU).run()
+    assert Training(LineStage(), recipe(), tmp_path, CPU).step == 14
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path: Path) -> None:
+    Training(LineStage(), recipe(), tmp_path, CPU).run(until=7)
+    other = LineStage()
+    other.trained = nn.Linear(3, 1)
+    with pytest.raises(UserError, match="does not fit this recipe"):
+        Training(other, recipe(), tmp_path, CPU)
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    settings = recipe(steps=110, warmup=10, learning_rate=1.0, final_rate=0.1)
+    rates = [learning_rate(settings, step) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert rates[60] == pytest.approx(0.1 + 0.9 * 0.5)  # half-way down the cosine
+    assert rates[110] == pytest.approx(0.1)
+    assert all(after <= before for before, after in pairwise(rates[10:]))
+
+
+def test_the_average_steps_by_its_equation() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 0.0)
+    average = MovingAverage(layer, 0.5)
+    expected = 0.0
+    for update in range(1, 6):
+        nn.init.constant_(layer.weight, float(update))
+        average.update()
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+    with average.applied():
+        assert layer.weight.item() == pytest.approx(expected)
+    assert layer.weight.item() == 5.0, "the weights come back"
+
+
+def test_previews_and_figures_are_written(tmp_path: Path) -> None:
+    Training(LineStage(), recipe(), tmp_path, CPU).run()
+    assert sorted(path.name for path in (tmp_path / "previews").iterdir())[-1] == "0000040.png"
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line for line in lines if line["kind"] == "held_out"][-1] == {"step": 40, "kind": "held_out", "figure": 1.0}
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 8 and losses[-1] < losses[0]

@@ -1,0 +1,73 @@
+"""Recipes: what is checked before anything starts, and that the ones shipped are valid."""
+
+from pathlib import Path
+
+import pytest
+
+from diafano.errors import UserError
+from diafano.training.recipe import STAGES, AutoencoderRecipe, read_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+GOOD = """
+output = "runs/x"
+[data]
+size = 64
+[network]
+widths = [16, 32]
+[loop]
+steps = 10
+"""
+
+
+def written(folder: Path, text: str, name: str = "recipe.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_is_read_with_its_defaults(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD), AutoencoderRecipe)
+    assert recipe.network.widths == (16, 32)
+    assert recipe.loop.batch == 32
+    assert recipe.data.kind == "emoji"
+
+
+def test_yaml_says_the_same(tmp_path: Path) -> None:
+    yaml = "output: runs/x\ndata: {size: 64}\nnetwork: {widths: [16, 32]}\nloop: {steps: 10}\n"
+    from_yaml = read_recipe(written(tmp_path, yaml, "recipe.yaml"), AutoencoderRecipe)
+    assert from_yaml == read_recipe(written(tmp_path, GOOD), AutoencoderRecipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "stepz = 3\n", "loop.stepz"),
+        (GOOD.replace("steps = 10", "steps = 0"), "loop.steps, which is 0"),
+        (GOOD.replace("steps = 10", 'steps = "many"'), "loop.steps, which is 'many'"),
+        (GOOD.replace("[loop]\nsteps = 10", ""), "loop"),
+        (GOOD.replace("size = 64", 'kind = "folder"'), "name a folder"),
+        ("output = ", "not valid TOML"),
+        ("", "output"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        read_recipe(path, AutoencoderRecipe)
+    assert said in str(error.value)
+    assert "recipe.toml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "recipe.ini"])
+def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    if name.endswith(".ini"):
+        written(tmp_path, GOOD, name)
+    with pytest.raises(UserError, match=name):
+        read_recipe(tmp_path / name, AutoencoderRecipe)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_recipes_in_the_repository_are_valid(path: Path) -> None:
+    if path.stem in STAGES:
+        read_recipe(path, STAGES[path.stem])  # type: ignore[type-var]

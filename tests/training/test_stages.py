@@ -1,0 +1,165 @@
+"""The three stages on tiny networks: each learns, resumes bit for bit, and hands on what the next one opens."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diafano.autoencoder import AutoencoderConfig
+from diafano.checkpoints.diffusers import load_folder
+from diafano.checkpoints.parts import read_autoencoder
+from diafano.noise import ScheduleConfig
+from diafano.request import ModelCard
+from diafano.text_encoder.clip import CLIPTextConfig
+from diafano.training.autoencoder_stage import AutoencoderStage
+from diafano.training.examples import indices_of
+from diafano.training.loop import Progress, Training
+from diafano.training.recipe import AutoencoderRecipe, TextRecipe, UNetRecipe
+from diafano.training.text_stage import TextStage
+from diafano.training.unet_stage import UNetStage
+from diafano.unet import UNetConfig
+
+CPU = torch.device("cpu")
+DATA = {"size": 32, "examples": 24, "objects": ["cat", "apple", "star", "car"]}
+LOOP = {"steps": 12, "batch": 4, "learning_rate": 2e-3, "precision": "fp32", "tensorboard": False, "log_every": 1}
+
+
+def autoencoder_recipe(folder: Path, **loss: float) -> AutoencoderRecipe:
+    network = AutoencoderConfig(widths=(8, 16), layers=1, groups=4, middle_attention=False)
+    fields: dict[str, Any] = {"output": folder, "data": DATA, "network": network, "loop": LOOP, "loss": loss}
+    return AutoencoderRecipe.model_validate(fields)
+
+
+def text_recipe(folder: Path) -> TextRecipe:
+    network = CLIPTextConfig(
+        vocabulary=2000, width=32, mlp_width=64, layers=1, heads=2, start_token=0, end_token=1, pad_token=1
+    )
+    fields: dict[str, Any] = {"output": folder, "data": DATA, "network": network, "loop": LOOP}
+    return TextRecipe.model_validate({**fields, "vocabulary": 700, "picture_widths": (8, 16), "shared_width": 16})
+
+
+def unet_recipe(folder: Path, parts: Path, **changes: Any) -> UNetRecipe:
+    network = UNetConfig(widths=(16, 32), layers=1, attention=(False, True), heads=(2, 2), text_width=32, groups=8)
+    schedule = ScheduleConfig(kind="cosine", prediction="v", spacing="trailing")
+    card = ModelCard(name="tiny", size=(64, 64), steps=2, guidance=2.0)
+    fields: dict[str, Any] = {
+        "output": folder,
+        "data": DATA,
+        "autoencoder": parts / "autoencoder",
+        "text": parts / "text",
+        "network": network,
+        "schedule": schedule,
+        "card": card,
+        "loop": LOOP,
+    }
+    return UNetRecipe.model_validate({**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained autoencoder and text encoder, tiny."""
+    folder = tmp_path_factory.mktemp("parts")
+    first = autoencoder_recipe(folder / "autoencoder")
+    Training(AutoencoderStage(first, CPU), first.loop, first.output, CPU).run()
+    second = text_recipe(folder / "text")
+    Training(TextStage(second, CPU), second.loop, second.output, CPU).run()
+    return folder
+
+
+def weights(training: Training) -> list[Tensor]:
+    return [parameter.detach() for parameter in training.stage.trained.parameters()]
+
+
+def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: Path, tmp_path: Path) -> None:
+    recipe = unet_recipe(tmp_path, parts, train_text=True)
+    Training(UNetStage(recipe, CPU), recipe.loop, tmp_path, CPU).run()
+    model = load_folder(tmp_path / "model")
+    assert model.card == recipe.card
+    assert model.schedule.config.prediction == "v"
+    picture = model.generate("a cat", seed=1)[0]
+    assert picture.size == (64, 64)
+
+
+def test_the_saved_latent_scale_gives_unit_variance(parts: Path) -> None:
+    stage = AutoencoderStage(autoencoder_recipe(parts / "unused"), CPU)
+    autoencoder = read_autoencoder(parts / "autoencoder" / "vae").filled()
+    latents = autoencoder.encode(stage.examples.batch(np.arange(24), CPU)).mean
+    assert latents.std().item() == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "adversarial", "text", "unet", "unet with text"])
+def test_each_stage_learns_and_resumes_bit_for_bit(kind: str, parts: Path, tmp_path: Path) -> None:
+    def training(folder: Path) -> Training:
+        torch.manual_seed(77)  # whatever was drawn before must not matter
+        if kind in ("autoencoder", "adversarial"):
+            first = autoencoder_recipe(folder, adversarial=0.1 if kind == "adversarial" else 0.0)
+            return Training(AutoencoderStage(first, CPU), first.loop, folder, CPU)
+        if kind == "text":
+            second = text_recipe(folder)
+            return Training(TextStage(second, CPU), second.loop, folder, CPU)
+        third = unet_recipe(folder, parts, train_text=kind == "unet with text", caption_dropout=0.5)
+        return Training(UNetStage(third, CPU), third.loop, folder, CPU)
+
+    straight = training(tmp_path / "straight")
+    told: list[Progress] = []
+    straight.run(told.append)
+    halved = training(tmp_path / "halved")
+    halved.run(until=5)
+    halved = training(tmp_path / "halved")
+    assert halved.step == 5
+    again: list[Progress] = []
+    halved.run(again.append)
+    assert all(torch.equal(a, b) for a, b in zip(weights(straight), weights(halved), strict=True))
+    assert [report.terms["loss"] for report in told[5:]] == [report.terms["loss"] for report in again]
+    first, last = told[0].terms["loss"], told[-1].terms["loss"]
+    assert last < first, "it learns"
+    assert (tmp_path / "straight" / "previews" / "0000012.png").exists()
+
+
+def test_the_discriminator_learns_from_its_own_side_only(tmp_path: Path) -> None:
+    """The fooling term must not reach the discriminator's weights, nor the telling term the autoencoder's."""
+    only = {"absolute": 0.0, "squared": 0.0, "gradient": 0.0, "divergence": 0.0, "adversarial": 1.0}
+    stage = AutoencoderStage(autoencoder_recipe(tmp_path, **only), CPU)
+    assert stage.discriminator is not None
+    _, terms = stage.loss(0, 0)
+    both = [stage.discriminator[-1].weight, stage.autoencoder.decoder.conv_out.weight]
+    fooled = torch.autograd.grad(terms["fooling"], both, allow_unused=True, retain_graph=True)
+    told = torch.autograd.grad(terms["telling"], both, allow_unused=True)
+    assert fooled[0] is None and fooled[1] is not None
+    assert told[0] is not None and told[1] is None
+
+
+def test_dropped_captions_become_the_empty_one(parts: Path, tmp_path: Path) -> None:
+    stage = UNetStage(unet_recipe(tmp_path, parts), CPU)
+    with torch.no_grad():
+        empty = stage.text_encoder(stage.tokenizer([""]))
+        own = stage.text_encoder(stage.ids[3:4])
+    mixed = stage._text(np.array([3, 3]), torch.tensor([False, True]))
+    assert torch.allclose(mixed[0], own[0], atol=2e-3)  # the cache holds float16
+    assert torch.allclose(mixed[1], empty[0], atol=2e-3)
+
+
+def test_latents_are_computed_once_and_again_when_the_weights_change(parts: Path, tmp_path: Path) -> None:
+    recipe = unet_recipe(tmp_path, parts)
+    stage = UNetStage(recipe, CPU)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    UNetStage(recipe, CPU)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == files
+    with torch.no_grad():
+        stage.autoencoder.quant_conv.weight.mul_(1.01)
+    from diafano.training.examples import Examples
+    from diafano.training.unet_stage import cached_latents
+
+    cached_latents(stage.autoencoder, Examples.read(recipe.data), CPU, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("latents-*"))) == len([f for f in files if "latents" in f.name]) + 1
+
+
+def test_every_example_comes_once_an_epoch_in_an_order_that_changes() -> None:
+    first = np.concatenate([indices_of(1, number, 4, 12) for number in range(3)])
+    second = np.concatenate([indices_of(1, number, 4, 12) for number in range(3, 6)])
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert list(first) != list(second)
+    assert list(indices_of(1, 2, 5, 12)) == [*np.concatenate([first, second])[10:15]]
