@@ -51,6 +51,8 @@ embedded: $(VENV)/.train ## train the model that ships with the package, all thr
 	$(BIN)/diafano train autoencoder --config recipes/embedded/autoencoder.toml
 	$(BIN)/diafano train text --config recipes/embedded/text.toml
 	$(BIN)/diafano train unet --config recipes/embedded/unet.toml
+	$(BIN)/diafano convert runs/embedded/unet/model runs/embedded/model --dtype float16 --shard 15
+	$(BIN)/diafano evaluate --model runs/embedded/model --grid runs/embedded/evaluation.png
 
 clean: ## remove .venv and everything else that make and the tools made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -230,6 +230,29 @@ def evaluate(
     )
 
 
+@app.command(short_help="Copy a model's folder in another number format.")
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="SOURCE", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="Folder to write.", metavar="TARGET", show_default=False)],
+    dtype: Annotated[
+        str, typer.Option(help="Number format to write: float32, bfloat16 or float16.", metavar="D")
+    ] = "float16",
+    shard: Annotated[
+        int | None, typer.Option(help="Split weights into files of at most so many MiB.", metavar="MIB", min=1)
+    ] = None,
+) -> None:
+    """Copy a model's folder in another number format, if wanted in smaller files.
+
+    The target appears as a whole or not at all; files beside the model's own stay.
+    """
+    from diafano.checkpoints.diffusers import load_folder, save_folder
+    from diafano.checkpoints.writing import MAX_SHARD_BYTES
+
+    limit = MAX_SHARD_BYTES if shard is None else shard * 2**20
+    save_folder(load_folder(source, device="cpu", dtype="float32"), target, dtype, limit)
+    typer.echo(target)
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
     warnings.showwarning = _show_warning

@@ -54,7 +54,7 @@ def test_min_snr_weights_the_same_error_of_the_clean_estimate_alike(prediction: 
 
 
 def test_no_gamma_is_no_weighting() -> None:
-    assert torch.equal(min_snr_weight(torch.tensor([0.1, 30.0]), None, "v"), torch.ones(2))
+    assert torch.equal(min_snr_weight(torch.tensor([0.1, 30.0]), 0.0, "v"), torch.ones(2))
 
 
 def test_hinge_discriminator() -> None:

@@ -26,13 +26,13 @@ def contrastive(pictures: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(scale * cosines, own) + F.cross_entropy(scale * cosines.T, own))
 
 
-def min_snr_weight(snr: Tensor, gamma: float | None, prediction: str) -> Tensor:
+def min_snr_weight(snr: Tensor, gamma: float, prediction: str) -> Tensor:
     """Weight of each picture's squared error, so that no noise level dominates (Hang et al. 2023, section 3.4).
 
     `snr` is (batch,). An error of the clean estimate counts min(snr, gamma); in terms of noise that is divided by
-    snr, in terms of v by snr + 1. Without gamma every prediction's error counts as it is.
+    snr, in terms of v by snr + 1. With gamma 0 every prediction's error counts as it is.
     """
-    if gamma is None:
+    if gamma == 0:
         return torch.ones_like(snr)
     clipped = snr.clamp(max=gamma)
     return {"noise": clipped / snr, "v": clipped / (snr + 1.0), "clean": clipped}[prediction]

@@ -142,8 +142,8 @@ class UNetRecipe(Section):
     card: ModelCard
     caption_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of captions replaced by the empty one, for classifier-free guidance."""
-    min_snr: float | None = Field(default=5.0, gt=0)
-    """Gamma of min-SNR weighting (Hang et al. 2023); none if null."""
+    min_snr: float = Field(default=5.0, ge=0)
+    """Gamma of min-SNR weighting (Hang et al. 2023); 0 is none: every prediction's error counts as it is."""
     train_text: bool = False
     """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
     loop: LoopRecipe

@@ -1,0 +1,48 @@
+"""Draws docs/pictures.png: what the embedded model makes of prompts that it was not trained on.
+
+.venv/bin/python docs/pictures.py
+"""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import diafano
+
+PROMPTS = (
+    "a penguin on a red background",
+    "a rocket on a purple background",
+    "a blue fox on a white background",
+    "three bananas on a green background",
+    "two red apples on a blue background",
+    "a cat to the left of a star",
+    "a pizza above a hamburger",
+    "a red car and a yellow house",
+    "a small owl on a black background",
+    "a big octopus on a yellow background",
+    "four stars on a purple background",
+    "a robot to the right of a tree",
+    "a pink elephant",
+    "a guitar on a cyan background",
+    "a green heart and a purple crown",
+    "a sailboat on an orange background",
+)
+COLUMNS, SCALE, CAPTION = 4, 3, 30
+
+
+def main() -> None:
+    model = diafano.load()
+    edge = model.card.size[0] * SCALE
+    rows = -(-len(PROMPTS) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (edge + 12) + 12, rows * (edge + CAPTION + 8) + 8), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for index, prompt in enumerate(PROMPTS):
+        picture = model.generate(prompt, seed=index)[0].resize((edge, edge), Image.Resampling.LANCZOS)
+        left, top = 12 + index % COLUMNS * (edge + 12), 8 + index // COLUMNS * (edge + CAPTION + 8)
+        sheet.paste(picture, (left, top))
+        draw.text((left + edge // 2, top + edge + 4), prompt, fill="black", font=font, anchor="ma")
+    sheet.save(Path(__file__).with_name("pictures.png"), optimize=True)
+
+
+if __name__ == "__main__":
+    main()
