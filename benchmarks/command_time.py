@@ -43,10 +43,8 @@ def main() -> None:
                     times[name].append(taken)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
-        ratio = median / medians["import torch"]
-        print(
-            f"{name:<20} {median:6.2f} s   {ratio:5.2f} x import torch   ({min(times[name]):.2f} to {max(times[name]):.2f})"
-        )
+        spread = f"{min(times[name]):.2f} to {max(times[name]):.2f}"
+        print(f"{name:<20} {median:6.2f} s   {median / medians['import torch']:5.2f} x import torch   ({spread})")
 
 
 if __name__ == "__main__":

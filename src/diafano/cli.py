@@ -230,6 +230,26 @@ def evaluate(
     )
 
 
+@app.command(short_help="Write emoji scenes with captions into a folder, to look at or to train on.")
+def scenes(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER", show_default=False)],
+    count: Annotated[int, typer.Option(help="How many scenes.", metavar="N", min=1)] = 100,
+    size: Annotated[int, typer.Option(help="Edge of the square pictures in pixels.", metavar="N", min=16)] = 128,
+    seed: Annotated[int, typer.Option(help="Chooses the scenes.", metavar="N", min=0)] = 0,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Scenes that training never shows.")] = False,
+    font: Annotated[
+        Path | None, typer.Option(help="Colour emoji font. Default: Noto Color Emoji as installed.", metavar="FILE")
+    ] = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Use the sprites that come with diafano, not a font.")
+    ] = False,
+) -> None:
+    """Write emoji scenes with captions into a folder: pictures and metadata.jsonl, as `train` reads them."""
+    from diafano import cli_scenes
+
+    cli_scenes.scenes(folder, count=count, size=size, seed=seed, held_out=held_out, font=font, shipped=shipped)
+
+
 @app.command(short_help="Copy a model's folder in another number format.")
 def convert(
     source: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="SOURCE", show_default=False)],
