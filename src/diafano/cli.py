@@ -35,11 +35,12 @@ app = typer.Typer(
 
 
 class Stage(StrEnum):
-    """The three networks, in the order in which they are trained."""
+    """The three networks of a model, in the order in which they are trained, and the judge of `evaluate`."""
 
     autoencoder = "autoencoder"
     text = "text"
     unet = "unet"
+    judge = "judge"
 
 
 Model = Annotated[
@@ -181,13 +182,16 @@ def inspect(
     cli_inspect.inspect(model, size=size)
 
 
-@app.command(short_help="Train one of the three networks on captioned pictures.")
+@app.command(short_help="Train one of the networks on captioned pictures.")
 def train(
-    stage: Annotated[Stage, typer.Argument(help="autoencoder first, then text, then unet.", show_default=False)],
+    stage: Annotated[
+        Stage,
+        typer.Argument(help="autoencoder first, then text, then unet; or the judge of evaluate.", show_default=False),
+    ],
     config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
     device: Device = "auto",
 ) -> None:
-    """Train one of the three networks on captioned pictures.
+    """Train one of the three networks of a model on captioned pictures, or the judge that evaluates what it draws.
 
     A run that was interrupted goes on where it stopped when the same command is given again.
     """

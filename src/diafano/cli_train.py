@@ -62,7 +62,12 @@ def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Stage
 
         unet = read_recipe(config, UNetRecipe)
         return UNetStage(unet, device), unet.loop, unet.output
-    raise UserError(f"there is no stage {stage!r}: use autoencoder, text or unet")
+    if stage == "judge":
+        from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage
+
+        judge = read_recipe(config, JudgeRecipe)
+        return JudgeStage(judge, device), judge.loop, judge.output
+    raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet or judge")
 
 
 def line(progress: "Progress") -> str:

@@ -76,6 +76,8 @@ class ModelCard(BaseModel):
     guidance: Guidance = 7.5
     sampler: SamplerName = "ddim"
     schedule: ScheduleName = "uniform"
+    objects: tuple[str, ...] | None = None
+    """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
 
 
 class Request(BaseModel):

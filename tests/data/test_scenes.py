@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diafano.data.colours import COLOURS, TINTS
+from diafano.data.scene_sampler import SceneSampler
 from diafano.data.scenes import RenderedScene, Scene, Thing, render
 from diafano.data.sprites import Sprites
 from diafano.errors import UserError
@@ -137,3 +138,21 @@ def test_the_same_generator_draws_the_same_picture() -> None:
 def test_a_scene_that_cannot_be_is_refused(make: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_snapped_scenes_stand_on_whole_cells() -> None:
+    sprites, sampler = Sprites.shipped(), SceneSampler(("cat", "apple", "star", "car", "tree", "key"))
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        scene = sampler.sample(rng)
+        rendered = render(scene, sprites, 64, rng, snap=4)
+        assert len(rendered.placements) == scene.sprite_count
+        for placement in rendered.placements:
+            assert all(value % 4 == 0 for value in placement.box)
+            assert 0 <= placement.box[0] < placement.box[2] <= 64 and 0 <= placement.box[1] < placement.box[3] <= 64
+
+
+def test_a_snap_that_does_not_fit_is_refused() -> None:
+    for size, snap in ((64, 0), (64, 3), (64, 8)):
+        with pytest.raises(UserError, match="multiple"):
+            render(Scene((Thing("cat"),), "red"), Sprites.shipped(), size, np.random.default_rng(0), snap)

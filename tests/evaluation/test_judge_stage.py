@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from diafano.cli import run
 from diafano.data.sprites import Sprites
 from diafano.errors import UserError
 from diafano.evaluation.detector import DetectorConfig
 from diafano.evaluation.judge import Judge
 from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage, focal_loss, natural_tints
-from diafano.evaluation.train_judge import main
 from diafano.training.loop import Training
 from diafano.training.recipe import LoopRecipe
 
@@ -79,7 +79,5 @@ def test_an_object_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_explains_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "recipe" in capsys.readouterr().err
-    assert main([str(tmp_path / "absent.toml")]) == 2
+    assert run(["train", "judge", "--config", str(tmp_path / "absent.toml")]) == 2
     assert "absent.toml" in capsys.readouterr().err

@@ -70,7 +70,7 @@ class Painter(Draughtsman):
 
 @pytest.fixture(scope="module")
 def perfect(judge: Judge, sprites: Sprites) -> Result:
-    return evaluate(Draughtsman(judge, sprites), judge, sprites, prompts=PROMPTS, judge_scenes=40)
+    return evaluate(Draughtsman(judge, sprites), judge, sprites, prompts=PROMPTS, judge_scenes=20)
 
 
 def test_true_pictures_pass(perfect: Result) -> None:
@@ -104,7 +104,7 @@ def test_json_has_what_it_says(perfect: Result) -> None:
         assert content["tasks"][task] == {"score": perfect.tasks[task], "count": PROMPTS // len(TASKS)}
         row = content["judge"][task]
         assert set(row) == {"accuracy", "accepts", "rejects", "scenes", "counted"}
-        assert row["scenes"] == 40 and row["counted"] is perfect.judge[task].counted
+        assert row["scenes"] == 20 and row["counted"] is perfect.judge[task].counted
     assert len(content["prompts"]) == PROMPTS
     first = content["prompts"][0]
     assert set(first) == {"task", "prompt", "seed", "passed", "found", "why"}
@@ -200,3 +200,11 @@ def test_long_prompts_are_wrapped() -> None:
 def test_prompt_is_comparable() -> None:
     one = next(held_out_prompts(("cat", "dog", "fox", "car", "key", "sun", "bee"), 1, 0))
     assert one == Prompt(one.task, one.scene, one.text, one.seed)
+
+
+def test_prompts_are_about_the_models_objects_and_the_judge_must_know_them(judge: Judge, sprites: Sprites) -> None:
+    few = ("cat", "dog", "star", "car", "tree", "apple", "penguin", "house", "key", "robot", "heart", "ghost")
+    asked = list(held_out_prompts(few, 28, 0))
+    assert {thing.name for prompt in asked for thing in prompt.scene.things} <= set(few)
+    with pytest.raises(UserError, match="does not know the object 'sled'"):
+        evaluate(Blank(judge, sprites), judge, sprites, prompts=7, objects=("cat", "sled"), judge_scenes=5)

@@ -23,11 +23,13 @@ class EmojiScenes:
         seed: int = 0,
         grammar: Grammar | None = None,
         held_out: bool = False,
+        snap: int = 1,
     ) -> None:
         if seed < 0:
             raise UserError(f"Emoji scenes cannot be drawn with the seed {seed}: give 0 or more.")
         self.sprites = sprites
         self.size = size
+        self.snap = snap
         self.seed = seed
         self.grammar: Grammar = EnglishGrammar() if grammar is None else grammar
         self.sampler = SceneSampler(tuple(sprites) if objects is None else objects, held_out)
@@ -43,4 +45,4 @@ class EmojiScenes:
         """The same, with what the picture shows and where."""
         rng = np.random.default_rng((self.seed, index))
         scene = self.sampler.sample(rng)
-        return render(scene, self.sprites, self.size, rng), self.grammar.caption(scene, rng)
+        return render(scene, self.sprites, self.size, rng, self.snap), self.grammar.caption(scene, rng)

@@ -6,5 +6,5 @@ judge.py            what the judge sees in a picture
 detector.py         its network
 accuracy.py         how far it can be trusted
 gallery.py          all pictures with their verdicts
-judge_pictures.py, judge_stage.py, train_judge.py    how it was trained
+judge_pictures.py, judge_stage.py    how it was trained
 """

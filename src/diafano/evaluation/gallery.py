@@ -13,7 +13,7 @@ FRAME, GAP = 4, 10
 LETTERS, LINE = 11, 14
 """Height of letters and of lines, in pixels."""
 HEADING = 20
-TEXT_LINES = 5
+TEXT_LINES = 6
 """Lines of text below a picture; what does not fit is cut."""
 PASSED, FAILED, INK = (22, 140, 60), (208, 32, 40), (32, 32, 32)
 

@@ -1,4 +1,4 @@
-"""Training of the judge, in the one loop that trains everything: python -m diafano.evaluation.train_judge RECIPE."""
+"""Training of the judge, in the one loop that trains everything: `diafano train judge`."""
 
 from pathlib import Path
 

@@ -50,6 +50,7 @@ def run(
             prompts=prompts,
             seed=seed,
             settings=settings,
+            objects=model.card.objects,
             on_picture=lambda: progress.advance(bar),
         )
 

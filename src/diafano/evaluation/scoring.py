@@ -135,16 +135,21 @@ def evaluate(
     prompts: int = PROMPTS,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    objects: Sequence[str] | None = None,
     judge_scenes: int = SCENES,
     on_picture: Callable[[], object] | None = None,
 ) -> Result:
     """Let `model` draw held-out prompts, and judge the pictures; `seed` decides prompts and noise.
 
+    `objects` are those that the model was trained to draw (None: all that the judge knows); the judge must know them.
     `settings` are handed to `model.generate` (steps, guidance, sampler). The judge's own accuracy is measured anew on
     `judge_scenes` true scenes a task. `on_picture` is called after each picture.
     """
     given = {} if settings is None else dict(settings)
-    asked = list(held_out_prompts(judge.objects, prompts, seed))
+    known = judge.objects if objects is None else tuple(objects)
+    if unknown := [name for name in known if name not in judge.objects]:
+        raise UserError(f"the judge does not know the object {unknown[0]!r}: train a judge for the model's objects")
+    asked = list(held_out_prompts(known, prompts, seed))
     pictures: list[Image.Image] = []
     for prompt in asked:
         pictures.append(model.generate(prompt.text, seed=prompt.seed, **given)[0])

@@ -35,6 +35,8 @@ class DataRecipe(Section):
     sprites: Literal["shipped", "font"] = "shipped"
     font: Path | None = None
     """A colour emoji font file, for sprites "font"; the one that fontconfig finds if left out."""
+    snap: int = Field(default=1, ge=1)
+    """Emoji scenes: objects' places and sizes are multiples of so many pixels; see `scenes.render`."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -149,7 +151,7 @@ class UNetRecipe(Section):
     loop: LoopRecipe
 
 
-AnyRecipe = TypeVar("AnyRecipe", AutoencoderRecipe, TextRecipe, UNetRecipe)
+AnyRecipe = TypeVar("AnyRecipe", bound=Section)
 STAGES: dict[str, type[AutoencoderRecipe] | type[TextRecipe] | type[UNetRecipe]] = {
     "autoencoder": AutoencoderRecipe,
     "text": TextRecipe,
