@@ -14,18 +14,10 @@ PROMPTS = (
     "a rocket on a purple background",
     "a blue fox on a white background",
     "three bananas on a green background",
-    "two red apples on a blue background",
-    "a cat to the left of a star",
-    "a pizza above a hamburger",
-    "a red car and a yellow house",
-    "a small owl on a black background",
-    "a big octopus on a yellow background",
-    "four stars on a purple background",
-    "a robot to the right of a tree",
-    "a pink elephant",
-    "a guitar on a cyan background",
-    "a green heart and a purple crown",
-    "a sailboat on an orange background",
+    "a fish and a star on grey",
+    "a mushroom on a cyan background",
+    "a car on a blue background",
+    "a heart on a black background",
 )
 COLUMNS, SCALE, CAPTION = 4, 3, 30
 

@@ -407,3 +407,14 @@ def test_impossible_evaluation_is_one_sentence(
     arguments: list[str], tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_one_sentence(cli.run(["evaluate", "--model", str(tiny_folder), *arguments]), *capsys.readouterr())
+
+
+def test_samplers_are_listed_with_their_other_names(capsys: pytest.CaptureFixture[str]) -> None:
+    from diafano.samplers import SAMPLERS
+    from diafano.schedules import SCHEDULES
+
+    assert cli.run(["samplers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for row in [*SAMPLERS.values(), *SCHEDULES.values()]:
+        line = next(line for line in lines if line.startswith(f"{row.name} ") and row.label in line)
+        assert all(alias in line for alias in row.aliases)

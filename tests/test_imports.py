@@ -14,7 +14,7 @@ PACKAGE = Path(diafano.__file__).parent
 # From the top down. A name stands for a module or for a whole folder; modules of one floor may know each other.
 LAYERS = [
     {"__main__"},
-    {"cli", "cli_generate", "cli_noise", "cli_inspect", "cli_train", "cli_scenes"},
+    {"cli", "cli_generate", "cli_noise", "cli_inspect", "cli_train", "cli_scenes", "cli_samplers"},
     {"serve", "explain"},
     {"training", "evaluation"},
     {"data", "checkpoints"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"stable_diffusion", "filmstrip"},
     {"request"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers"},
-    {"layers", "noise", "picture", "devices", "infotext"},
+    {"layers", "schedules", "noise", "picture", "devices", "infotext"},
     {"errors", "memory", "threads"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
@@ -86,8 +86,9 @@ def test_an_upward_arrow_is_found() -> None:
 
 
 def test_samplers_import_nothing_of_ours_but_the_error() -> None:
-    path = PACKAGE / "samplers.py"
-    assert imports_of(path, ast.parse(path.read_text(encoding="utf-8"))) <= {"errors"}
+    for path in (PACKAGE / "samplers").glob("*.py"):
+        imported = imports_of(path, ast.parse(path.read_text(encoding="utf-8")))
+        assert {name.split(".")[0] for name in imported} <= {"errors", "samplers"}
 
 
 @pytest.mark.parametrize("name", sorted(modules()))

@@ -1,28 +1,18 @@
-"""Additive noise: closed form against small steps, sigma against timestep, grids against diffusers' own."""
+"""Additive noise: closed form against small steps, sigma against timestep."""
 
 import math
 from itertools import count, pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from diafano.errors import UserError
-from diafano.noise import (
-    SCHEDULES,
-    NoiseSchedule,
-    ScheduleConfig,
-    filmstrip,
-    find_schedule,
-    karras_sigmas,
-    uniform_sigmas,
-    uniform_timesteps,
-)
+from diafano.noise import NoiseSchedule, ScheduleConfig, filmstrip
 
 V1 = NoiseSchedule()
 SNR0 = NoiseSchedule(ScheduleConfig(prediction="v", zero_terminal_snr=True))
@@ -32,7 +22,6 @@ KINDS = {
     "cosine": NoiseSchedule(ScheduleConfig(kind="cosine")),
     "zero_terminal_snr": SNR0,
 }
-SPACINGS = ["leading", "trailing", "linspace"]
 
 
 def basis_noise(size: int) -> Any:
@@ -241,84 +230,6 @@ def test_filmstrip_goes_from_clean_to_drowned_in_even_steps() -> None:
 def test_filmstrip_refuses(frames: int) -> None:
     with pytest.raises(UserError, match=str(frames)):
         filmstrip(V1, torch.zeros(1), frames, lambda: torch.zeros(1))
-
-
-# grids
-
-
-def with_spacing(spacing: Any, **fields: Any) -> NoiseSchedule:
-    return NoiseSchedule(ScheduleConfig(spacing=spacing, **fields))
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("steps", [2, 7, 20, 30, 50, 333, 999])
-def test_uniform_timesteps_are_diffusers(spacing: str, steps: int) -> None:
-    oracle = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
-    oracle.set_timesteps(steps)
-    assert uniform_timesteps(with_spacing(spacing), steps) == oracle.timesteps.tolist()
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@given(steps=st.integers(1, 1000), offset=st.integers(0, 5))
-def test_uniform_timesteps_fall_within_the_trained_ones(spacing: str, steps: int, offset: int) -> None:
-    timesteps = uniform_timesteps(with_spacing(spacing, steps_offset=offset), steps)
-    assert len(timesteps) == steps
-    assert all(after < before for before, after in pairwise(timesteps))
-    assert timesteps[0] <= 999 and timesteps[-1] >= 0
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_a_single_step_starts_where_all_is_noise(spacing: str) -> None:
-    assert uniform_timesteps(with_spacing(spacing), 1) == [999]
-
-
-@pytest.mark.parametrize(("final_sigma", "last"), [("zero", 0.0), ("first", float(V1.sigmas[0]))])
-def test_uniform_sigmas_are_those_of_the_timesteps(final_sigma: str, last: float) -> None:
-    schedule = with_spacing("leading", final_sigma=final_sigma)
-    sigmas = uniform_sigmas(schedule, 50)
-    assert sigmas == [*(float(schedule.sigmas[t]) for t in range(981, 0, -20)), last]
-    assert all(isinstance(sigma, float) for sigma in sigmas)
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy 2 about diffusers
-def test_karras_sigmas_are_diffusers() -> None:
-    oracle = DPMSolverMultistepScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", use_karras_sigmas=True
-    )  # of diffusers' schedulers the one that takes the range of all trained sigmas
-    oracle.set_timesteps(25)
-    np.testing.assert_allclose(karras_sigmas(V1, 25), oracle.sigmas.numpy(), rtol=2e-5)
-
-
-@given(steps=st.integers(1, 1000), kind=st.sampled_from(sorted(KINDS)), name=st.sampled_from(sorted(SCHEDULES)))
-def test_every_grid_falls_to_zero(steps: int, kind: str, name: str) -> None:
-    sigmas = find_schedule(name)(KINDS[kind], steps)
-    assert len(sigmas) == steps + 1 and sigmas[-1] == 0.0
-    assert all(after < before for before, after in pairwise(sigmas))
-
-
-@pytest.mark.parametrize(("kind", "top"), [("scaled_linear", 14.6146), ("cosine", 80.0), ("zero_terminal_snr", 80.0)])
-def test_karras_starts_at_80_at_most(kind: str, top: float) -> None:
-    sigmas = karras_sigmas(KINDS[kind], 10)
-    assert sigmas[0] == pytest.approx(top, rel=1e-5)
-    assert sigmas[-2] == float(KINDS[kind].sigmas[0])
-
-
-@pytest.mark.parametrize("name", sorted(SCHEDULES))
-@pytest.mark.parametrize("steps", [0, -3, 1001])
-def test_grids_refuse_steps_that_cannot_be_taken(name: str, steps: int) -> None:
-    with pytest.raises(UserError, match=f"{steps} steps"):
-        SCHEDULES[name](V1, steps)
-
-
-def test_karras_refuses_a_rho_that_does_not_fall() -> None:
-    with pytest.raises(UserError, match="rho 0"):
-        karras_sigmas(V1, 10, rho=0.0)
-
-
-def test_find_schedule_ignores_case_and_names_the_known_ones() -> None:
-    assert find_schedule(" Karras ") is karras_sigmas
-    with pytest.raises(UserError, match="uniform, karras"):
-        find_schedule("banana")
 
 
 def test_start_and_finish_are_the_border_of_the_currencies() -> None:

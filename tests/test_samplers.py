@@ -8,7 +8,27 @@ import torch
 from torch import Tensor
 
 from diafano.errors import UserError
-from diafano.samplers import SAMPLERS, StepInfo, ddim, ddpm, dpmpp_2m, euler, euler_ancestral, find_sampler, heun
+from diafano.samplers import (
+    SAMPLERS,
+    StepInfo,
+    ddim,
+    ddpm,
+    dpm_2,
+    dpm_2_ancestral,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_2s_ancestral,
+    dpmpp_3m_sde,
+    dpmpp_sde,
+    euler,
+    euler_ancestral,
+    find_sampler,
+    heun,
+    lcm,
+    lms,
+    pndm,
+    uni_pc,
+)
 
 MEAN, SPREAD = 0.7, 0.5
 DETERMINISTIC = [name for name, row in SAMPLERS.items() if not row.stochastic]
@@ -18,6 +38,12 @@ STOCHASTIC = {
     "ddim eta 0.5": lambda *a, **k: ddim(*a, eta=0.5, **k),
     "euler_ancestral": euler_ancestral,
     "euler_ancestral eta 0.5": lambda *a, **k: euler_ancestral(*a, eta=0.5, **k),
+    "dpm_2_ancestral": dpm_2_ancestral,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_2m_sde eta 0.5": lambda *a, **k: dpmpp_2m_sde(*a, eta=0.5, **k),
+    "dpmpp_3m_sde": dpmpp_3m_sde,
 }
 
 
@@ -50,7 +76,12 @@ def error(name: str, steps: int) -> float:
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_halving_the_step_divides_the_error_by_two_to_the_order(name: str) -> None:
-    ratio = error(name, 100) / error(name, 200)
+    if name == "lms":  # its first steps are of lower order, which shows unless they have little to do
+        grids = [geometric(1e5, 0.1, steps) for steps in (400, 800)]
+        ends = [lms(gaussian(), 1e4 * X, sigmas) - exact_end(1e4 * X, 1e5, 0.1) for sigmas in grids]
+        ratio = float(ends[0].abs().max() / ends[1].abs().max())
+    else:
+        ratio = error(name, 100) / error(name, 200)
     assert math.log2(ratio) == pytest.approx(SAMPLERS[name].order, abs=0.08)
 
 
@@ -67,7 +98,7 @@ def test_second_order_beats_first_at_equal_evaluations() -> None:
 
 def weights(sampler, spread: float, sigmas: list[float]) -> Tensor:
     """How much of each unit-normal draw (start first) is in the end of a run on N(0, spread^2), as basis vectors."""
-    basis = torch.eye(len(sigmas) + 1, dtype=torch.float64)
+    basis = torch.eye(2 * len(sigmas), dtype=torch.float64)
     draws = count(1)
     return sampler(gaussian(0.0, spread), sigmas[0] * basis[0], sigmas, noise_source=lambda: basis[next(draws)])
 
@@ -86,8 +117,9 @@ def test_the_variance_converges_to_that_of_the_data(name: str) -> None:
         grid = geometric(40.0, 0.05, steps)
         wrong.append(abs(float((weights(STOCHASTIC[name], SPREAD, grid) ** 2).sum()) - (SPREAD**2 + 0.05**2)))
     assert wrong[0] < 0.1 * SPREAD**2
-    assert math.log2(wrong[0] / wrong[1]) == pytest.approx(1.0, abs=0.15)  # first order, in distribution
-    assert math.log2(wrong[1] / wrong[2]) == pytest.approx(1.0, abs=0.15)
+    order = 1.0 if name.split()[0] in ("ddpm", "ddim", "euler_ancestral", "dpmpp_sde") else 2.0  # in distribution
+    assert math.log2(wrong[0] / wrong[1]) == pytest.approx(order, abs=0.15)
+    assert math.log2(wrong[1] / wrong[2]) == pytest.approx(order, abs=0.15)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
@@ -150,8 +182,9 @@ def test_evaluations_noise_draws_and_watchers(name: str) -> None:
     sigmas = [8.0, 4.0, 2.0, 1.0, 0.0]
     start = X.clone()
     watched = row.function(denoise, start, sigmas, noise_source=noise, on_step=seen.append)
-    assert len(evaluated) == 3 * row.evaluations_per_step + 1  # the step to 0 is one evaluation
-    assert len(drawn) == (3 if row.stochastic else 0)  # and draws no noise
+    assert len(evaluated) == 3 * row.evaluations_per_step + 1 + (name == "pndm")  # the step to 0 is one evaluation
+    draws_per_step = 2 if name == "dpmpp_sde" else 1  # at the middle of the step too
+    assert len(drawn) == (3 * draws_per_step if row.stochastic else 0)  # the step to 0 draws none
     assert [(info.step, info.sigma) for info in seen] == [(0, 8.0), (1, 4.0), (2, 2.0), (3, 1.0)]
     for info in seen:
         assert torch.equal(info.clean, gaussian()(info.x, info.sigma))
@@ -166,7 +199,8 @@ def test_single_step_and_step_that_stays(name: str) -> None:
     assert torch.allclose(function(gaussian(), X, [10.0, 0.0]), gaussian()(X, 10.0), rtol=0, atol=1e-12)
     end = function(gaussian(), X, [10.0, 1.0, 1.0], noise_source=lambda: torch.zeros_like(X))
     before = function(gaussian(), X, [10.0, 1.0], noise_source=lambda: torch.zeros_like(X))
-    torch.testing.assert_close(end, before)
+    if name != "uni_pc":  # which, asked for an estimate where it stays, corrects the step that led there
+        torch.testing.assert_close(end, before)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -219,6 +253,23 @@ def test_eta_outside_0_to_1_is_refused(sampler, eta: float) -> None:
         ("DDIM", ddim),
         (" ddim ", ddim),
         ("DDPM", ddpm),
+        ("DPM++ SDE", dpmpp_sde),
+        ("DPM++ 2M SDE", dpmpp_2m_sde),
+        ("dpmpp_2m_sde_gpu", dpmpp_2m_sde),
+        ("DPM++ 2S a", dpmpp_2s_ancestral),
+        ("dpmpp_2s_ancestral", dpmpp_2s_ancestral),
+        ("sample_dpmpp_3m_sde", dpmpp_3m_sde),
+        ("DPM++ 3M SDE", dpmpp_3m_sde),
+        ("LMSDiscreteScheduler", lms),
+        ("DPM2", dpm_2),
+        ("KDPM2DiscreteScheduler", dpm_2),
+        ("DPM2 a", dpm_2_ancestral),
+        ("k_dpm_2_a", dpm_2_ancestral),
+        ("PLMS", pndm),
+        ("PNDMScheduler", pndm),
+        ("UniPC", uni_pc),
+        ("uni_pc_bh2", uni_pc),
+        ("LCM", lcm),
     ],
 )
 def test_names_that_users_type(name: str, function) -> None:
@@ -232,5 +283,39 @@ def test_every_row_is_found_by_each_of_its_names() -> None:
 
 
 def test_unknown_sampler_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'PLMS'.*ddpm, ddim, euler, euler_ancestral, heun, dpmpp_2m"):
-        find_sampler("PLMS")
+    with pytest.raises(UserError, match=r"'DPM fast'.*ddpm, ddim, euler, euler_ancestral, heun, dpmpp_2m"):
+        find_sampler("DPM fast")
+
+
+@pytest.mark.parametrize("sampler", [dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, dpmpp_2m_sde, dpmpp_3m_sde])
+def test_at_eta_0_the_stochastic_ones_have_their_order(sampler) -> None:
+    top, x = 1e5, 1e4 * X  # so high that the first steps, of lower order in dpmpp_3m_sde, have little to do
+
+    def wrong(steps: int) -> float:
+        found = sampler(gaussian(), x, geometric(top, 0.1, steps), eta=0.0)
+        return float((found - exact_end(x, top, 0.1)).abs().max())
+
+    row = next(row for row in SAMPLERS.values() if row.function is sampler)
+    assert math.log2(wrong(400) / wrong(800)) == pytest.approx(row.order, abs=0.15)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_lcm_with_a_consistency_function_draws_from_the_data_however_few_the_steps(steps: int) -> None:
+    def consistent(x: Tensor, sigma: float) -> Tensor:
+        return SPREAD / math.sqrt(SPREAD**2 + sigma**2) * x  # where the ODE through x ends
+
+    basis, draws = torch.eye(steps + 1, dtype=torch.float64), count(1)
+    sigmas = [*geometric(40.0, 0.5, steps)[:-1], 0.0]
+    start = math.sqrt(SPREAD**2 + 40.0**2) * basis[0]
+    end = lcm(consistent, start, sigmas, noise_source=lambda: basis[next(draws)])
+    assert float((end**2).sum()) == pytest.approx(SPREAD**2, rel=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [euler, heun, dpm_2])
+def test_churn_asks_for_noise_and_for_amounts_that_make_sense(sampler) -> None:
+    with pytest.raises(UserError, match="noise_source"):
+        sampler(gaussian(), X, [8.0, 1.0, 0.0], s_churn=1.0)
+    with pytest.raises(UserError, match="s_churn -1"):
+        sampler(gaussian(), X, [8.0, 0.0], s_churn=-1.0)
+    with pytest.raises(UserError, match="s_noise nan"):
+        sampler(gaussian(), X, [8.0, 0.0], s_noise=math.nan)

@@ -29,8 +29,9 @@ from diffusers import (
 from torch import Tensor
 
 from diafano.denoiser import Denoiser
-from diafano.noise import NoiseSchedule, ScheduleConfig, karras_sigmas, uniform_sigmas, uniform_timesteps
+from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.samplers import ddim, ddpm, dpmpp_2m, euler, euler_ancestral, heun
+from diafano.schedules import karras_sigmas, uniform_sigmas, uniform_timesteps
 
 # numpy 2 about diffusers' np.array(tensor)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -93,6 +93,31 @@ def test_another_sampler_brings_its_usual_schedule(tiny_model: StableDiffusion) 
     assert tiny_model.request("a fox", sampler="DPM++ 2M").schedule == "karras"
     assert tiny_model.request("a fox", sampler="DPM++ 2M", schedule="uniform").schedule == "uniform"
     assert tiny_model.request("a fox", sampler="DDIM").schedule == "uniform"
+    assert tiny_model.request("a fox", sampler="DPM++ 2M", schedule="Automatic").schedule == "karras"
+
+
+@pytest.mark.parametrize(
+    ("fused", "sampler", "schedule"),
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
+        ("k_dpmpp_2m_ka", "dpmpp_2m", "karras"),
+        ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde", "exponential"),
+        ("Euler a SGM Uniform", "euler_ancestral", "sgm_uniform"),
+    ],
+)
+def test_fused_names_give_sampler_and_schedule(
+    tiny_model: StableDiffusion, fused: str, sampler: str, schedule: str
+) -> None:
+    request = tiny_model.request("a fox", sampler=fused, schedule="automatic")
+    assert (request.sampler, request.schedule) == (sampler, schedule)
+    with pytest.raises(UserError, match=f"{schedule}, but 'simple' was given"):
+        tiny_model.request("a fox", sampler=fused, schedule="simple")
+
+
+def test_dpm2_leaves_out_the_next_to_last_sigma(tiny_model: StableDiffusion) -> None:
+    longer = tiny_model.sigmas(tiny_model.request("a fox", sampler="Heun", schedule="karras", steps=6))
+    found = tiny_model.sigmas(tiny_model.request("a fox", sampler="DPM2", steps=5))
+    assert found == [*longer[:5], 0.0]
 
 
 @pytest.mark.parametrize("size", [(100, 64), (64, 72)])

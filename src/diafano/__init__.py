@@ -39,11 +39,17 @@ def load(
     *,
     device: "str | torch.device" = "auto",
     dtype: "str | torch.dtype" = "auto",
+    tokenizer: str | os.PathLike[str] | None = None,
+    prediction: str | None = None,
+    ema: bool = False,
 ) -> "StableDiffusion":
-    """A model, ready to draw: the one that ships with the package (None), or one in a diffusers folder.
+    """A model, ready to draw: the one that ships with the package (None), one in a diffusers folder, or a single file.
 
     `device` is "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". `dtype` is "auto" (float32 for small
     models, else the half precision that the device is fast in), "float32", "bfloat16", "float16".
+
+    A single file (``.safetensors``, ``.ckpt``) needs the folder of its `tokenizer`; `prediction` ("noise" or "v")
+    overrides what is found out about it, and `ema` takes the running averages of its weights instead of the weights.
     Raises UserError, one sentence, for what cannot be loaded.
     """
     from diafano.checkpoints.diffusers import load_folder
@@ -54,10 +60,17 @@ def load(
         raise UserError("this copy of diafano has no embedded model: make one with `make embedded`, or name a folder")
     if not folder.exists():
         raise UserError(
-            f"there is no model {str(source)!r}: give a diffusers folder, or nothing for the embedded model"
+            f"there is no model {str(source)!r}: give a diffusers folder, a checkpoint file, or nothing for the"
+            " embedded model"
         )
-    if not folder.is_dir():
-        raise UserError(f"{str(source)!r} is a file: give a diffusers folder, the one that holds model_index.json")
+    if folder.is_file():
+        from diafano.checkpoints.original import load_file
+
+        return load_file(folder, device, dtype, tokenizer=tokenizer, prediction=prediction, ema=ema)
+    if tokenizer is not None or prediction is not None or ema:
+        raise UserError(
+            f"{str(folder)!r} is a folder, which says itself: tokenizer, prediction, ema are for single files"
+        )
     return load_folder(folder, device=device, dtype=dtype)
 
 

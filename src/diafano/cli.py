@@ -46,7 +46,8 @@ class Stage(StrEnum):
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a model (diffusers' layout). Default: the model that ships with diafano.", metavar="M"
+        help="Folder of a model (diffusers' layout) or single file. Default: the model that ships with diafano.",
+        metavar="M",
     ),
 ]
 Seed = Annotated[
@@ -56,6 +57,17 @@ DType = Annotated[
     str, typer.Option(help="Number format of the weights: auto, float32, bfloat16 or float16.", metavar="D")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="D")]
+
+
+TokenizerFolder = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="Folder of the tokenizer of a single file, which has none.", metavar="FOLDER"),
+]
+Prediction = Annotated[
+    str | None,
+    typer.Option(help="What a single file's UNet predicts, noise or v. Default: found out.", metavar="P"),
+]
+Ema = Annotated[bool, typer.Option("--ema", help="Of a single file, take the running averages of the weights.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -89,13 +101,11 @@ def generate(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(
-            help="ddim, ddpm, euler, euler_ancestral, heun or dpmpp_2m. Default: the model's own.", metavar="S"
-        ),
+        typer.Option(help="One of those that `diafano samplers` lists. Default: the model's own.", metavar="S"),
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="Spacing of the steps: uniform or karras. Default: the sampler's own.", metavar="S"),
+        typer.Option(help="Spacing of the steps, see `diafano samplers`. Default: the sampler's own.", metavar="S"),
     ] = None,
     seed: Seed = None,
     size: Annotated[
@@ -115,6 +125,9 @@ def generate(
         Path | None,
         typer.Option(help="Also write a picture of the steps: noise turning into the prompt.", metavar="FILE"),
     ] = None,
+    tokenizer: TokenizerFolder = None,
+    prediction: Prediction = None,
+    ema: Ema = False,
 ) -> None:
     """Draw pictures from a text.
 
@@ -137,11 +150,18 @@ def generate(
             "eta": eta,
         },
         source=model,
-        device=device,
-        dtype=dtype,
+        loading={"device": device, "dtype": dtype, "tokenizer": tokenizer, "prediction": prediction, "ema": ema},
         output=output,
         filmstrip=filmstrip,
     )
+
+
+@app.command(short_help="List the samplers and schedules that `generate` knows.")
+def samplers() -> None:
+    """List the samplers with their other names, order and cost per step, and the schedules."""
+    from diafano import cli_samplers
+
+    cli_samplers.samplers()
 
 
 @app.command(short_help="Show a picture drowning in noise, in pixels and in latents.")
@@ -167,19 +187,23 @@ def noise(
 @app.command(short_help="Print a model's parts, their sizes and a picture's way through them.")
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="sd1, sd2, embedded, or the folder of a model.", metavar="MODEL", show_default=False)
+        str,
+        typer.Argument(help="sd1, sd2, embedded, or a model's folder or file.", metavar="MODEL", show_default=False),
     ],
     size: Annotated[
         str | None, typer.Option(help="Width and height of the picture. Default: the model's own.", metavar="WxH")
     ] = None,
+    prediction: Prediction = None,
+    ema: Ema = False,
 ) -> None:
     """Print a model's parts, how many parameters each has, and the shapes on a picture's way through them.
 
-    Nothing is computed and no weights are read or allocated, so this works for models larger than the memory.
+    Nothing is computed and no weights are allocated, so this works for models larger than the memory. Of a single file
+    it also says what it is and on what evidence, which tensors are used, spare or missing, and what is suspicious.
     """
     from diafano import cli_inspect
 
-    cli_inspect.inspect(model, size=size)
+    cli_inspect.inspect(model, size=size, prediction=prediction, ema=ema)
 
 
 @app.command(short_help="Train one of the networks on captioned pictures.")
@@ -254,26 +278,43 @@ def scenes(
     cli_scenes.scenes(folder, count=count, size=size, seed=seed, held_out=held_out, font=font, shipped=shipped)
 
 
-@app.command(short_help="Copy a model's folder in another number format.")
+@app.command(short_help="Copy a model: folder or single file, in another number format.")
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="SOURCE", show_default=False)],
-    target: Annotated[Path, typer.Argument(help="Folder to write.", metavar="TARGET", show_default=False)],
+    source: Annotated[Path, typer.Argument(help="A model's folder or file.", metavar="SOURCE", show_default=False)],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder to write, or a name ending in .safetensors for a single file.",
+            metavar="TARGET",
+            show_default=False,
+        ),
+    ],
     dtype: Annotated[
         str, typer.Option(help="Number format to write: float32, bfloat16 or float16.", metavar="D")
     ] = "float16",
     shard: Annotated[
         int | None, typer.Option(help="Split weights into files of at most so many MiB.", metavar="MIB", min=1)
     ] = None,
+    tokenizer: TokenizerFolder = None,
+    prediction: Prediction = None,
+    ema: Ema = False,
 ) -> None:
-    """Copy a model's folder in another number format, if wanted in smaller files.
+    """Copy a model from a folder (diffusers' layout) or a single file (the original's names) to either of them.
 
     The target appears as a whole or not at all; files beside the model's own stay.
     """
-    from diafano.checkpoints.diffusers import load_folder, save_folder
+    import diafano as package
+    from diafano.checkpoints.diffusers import save_folder
+    from diafano.checkpoints.original import SUFFIX, save_file
     from diafano.checkpoints.writing import MAX_SHARD_BYTES
 
-    limit = MAX_SHARD_BYTES if shard is None else shard * 2**20
-    save_folder(load_folder(source, device="cpu", dtype="float32"), target, dtype, limit)
+    model = package.load(source, device="cpu", dtype="float32", tokenizer=tokenizer, prediction=prediction, ema=ema)
+    if target.suffix.lower() != SUFFIX:
+        save_folder(model, target, dtype, MAX_SHARD_BYTES if shard is None else shard * 2**20)
+    elif shard is not None:
+        raise UserError(f"a single file is not split, but --shard {shard} was given: leave it out")
+    else:
+        save_file(model, target, dtype)
     typer.echo(target)
 
 

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 LONGEST_NAME = 60
 """Letters of a prompt that a file's name takes."""
@@ -16,12 +17,14 @@ def generate(
     *,
     settings: Mapping[str, object],
     source: str | None,
-    device: str,
-    dtype: str,
+    loading: Mapping[str, Any],
     output: Path,
     filmstrip: Path | None,
 ) -> None:
-    """Draw the pictures, write them and print their names. `settings` are those of `StableDiffusion.request`."""
+    """Draw the pictures, write them and print their names.
+
+    `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,7 +43,7 @@ def generate(
         if filmstrip is not None:
             check_target(filmstrip)
 
-        model = diafano.load(source, device=device, dtype=dtype)
+        model = diafano.load(source, **loading)
         request = model.request(prompt, **settings)
         strip = None if filmstrip is None else Filmstrip(model, request.steps)
 

@@ -1,4 +1,4 @@
-"""`diafano inspect`: a model's parts, their sizes and the shapes on a picture's way through them."""
+"""`diafano inspect`: a model's parts, their sizes and the shapes on a picture's way through them; what is in a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,38 @@ from typing import TYPE_CHECKING
 from diafano.errors import UserError
 
 if TYPE_CHECKING:
+    from diafano.checkpoints.recognise import Original
     from diafano.presets import Preset
 
+NAMES_SHOWN = 8
+"""How many tensors a list of the report names before it only counts the rest."""
 
-def inspect(name: str, *, size: str | None) -> None:
-    """Print the model's table. `name` is a preset or the folder of a model; `size` is "WxH" or the model's own."""
+
+def inspect(name: str, *, size: str | None, prediction: str | None = None, ema: bool = False) -> None:
+    """Print the model's table; of a single file, before it, what is in it.
+
+    `name` is a preset, the folder of a model or a file; `size` is "WxH" or the model's own. `prediction` and `ema` are
+    for files, as in `recognise`.
+    """
+    if Path(name).is_file():
+        from diafano.checkpoints.recognise import recognise
+
+        original = recognise(Path(name), prediction=prediction, ema=ema)
+        _print_file(original)
+        preset = _file_preset(original)
+        if preset is not None:
+            print()
+            _print_way(preset, size)
+        return
+    if prediction is not None or ema:
+        raise UserError(f"{name!r} is no file: --prediction and --ema are for single files, leave them out")
+    _print_way(find_model(name), size)
+
+
+def _print_way(preset: "Preset", size: str | None) -> None:
     from diafano.presets import parameter_counts, shapes
     from diafano.request import ModelCard, checked
 
-    preset = find_model(name)
     width, height = preset.size if size is None else checked(ModelCard, {"name": preset.name, "size": size}).size
 
     rows = [("Part", "takes", "gives", "parameters")]
@@ -42,7 +65,7 @@ def find_model(name: str) -> "Preset":
         return find_preset(name)
     folder = Path(name)
     if not folder.is_dir():
-        raise UserError(f"there is no model {name!r}: give one of {', '.join(PRESETS)}, or the folder of a model")
+        raise UserError(f"there is no model {name!r}: give one of {', '.join(PRESETS)}, or a model's folder or file")
     return read_preset(folder)
 
 
@@ -91,6 +114,69 @@ def read_preset(folder: Path) -> "Preset":
         autoencoder=autoencoder,
         schedule=configs.read_schedule_config(read_json(schedule_json), str(schedule_json)),
     )
+
+
+def _print_file(original: "Original") -> None:
+    """Family, prediction and its evidence, parts, and every tensor that is spare, missing or suspicious."""
+    from diafano.checkpoints.recognise import PARTS, suspicions
+
+    print(f"{original.path}: Stable Diffusion {original.family[-1]}, {original.kind}")
+    print(f"Predicts {original.prediction}: {original.evidence}{'' if original.certain else ' (a guess)'}\n")
+    rows = [("Part", "tensors", "format", "parameters")]
+    for name in PARTS:
+        part = original.parts.get(name)
+        if part is None:
+            rows.append((name, "", "", "not in the file"))
+            continue
+        used = original.used(name)
+        formats = sorted({str(original.tensors[key].dtype).removeprefix("torch.") for key in used})
+        parameters = sum(tensor.numel() for tensor in part.network.parameters())
+        rows.append((name, str(len(used)), ", ".join(formats), f"{parameters:,}"))
+    _print_table(rows)
+    used_names = set().union(*(original.used(name) for name in original.parts))
+    print(f"\nUsed: {len(used_names)} of {len(original.tensors)} tensors")
+    for reason, spare in original.spare.items():
+        print(f"Not used, {reason}: {_shortened(spare)}")
+    for what, found in (
+        ("Missing", original.missing),
+        ("Of a wrong shape", original.misshapen),
+        ("Without a place in this model", original.unexpected),
+        ("Unknown", original.unknown),
+        ("Suspicious", tuple(suspicions(original))),
+    ):
+        print(f"{what}: {_shortened(found) if found else 'none'}")
+
+
+def _file_preset(original: "Original") -> "Preset | None":
+    """The configuration of a file that a model can be made of; None for any other."""
+    from diafano.autoencoder import Autoencoder
+    from diafano.checkpoints.original import check_complete, schedule_of
+    from diafano.presets import Preset
+    from diafano.text_encoder.clip import CLIPTextEncoder
+    from diafano.unet import UNet
+
+    try:
+        check_complete(original)
+    except UserError as error:
+        print(f"\nCannot be loaded: {error}")
+        return None
+    text_encoder, unet, autoencoder = (original.parts[name].network for name in ("text_encoder", "unet", "autoencoder"))
+    assert isinstance(text_encoder, CLIPTextEncoder)
+    assert isinstance(unet, UNet)
+    assert isinstance(autoencoder, Autoencoder)
+    return Preset(
+        name=original.path.stem,
+        size=original.size,
+        text_encoder=text_encoder.config,
+        unet=unet.config,
+        autoencoder=autoencoder.config,
+        schedule=schedule_of(original),
+    )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""Additive noise: how much each trained timestep holds, how it is put on, and the grids of sigmas that samplers walk.
+"""Additive noise: how much of it each trained timestep holds, and how it is put on (`schedules`: how it comes off).
 
 Two currencies for the same noisy latent (clean latents have unit variance):
 
@@ -23,9 +23,6 @@ from diafano.errors import UserError
 
 NoiseSource = Callable[[], Tensor]
 """Gives unit-normal noise of the latent's shape at each call."""
-
-KARRAS_TOP_SIGMA = 80.0
-"""EDM's largest sigma: above it a unit-variance latent is drowned and steps spent there are lost."""
 
 TERMINAL_ALPHA = 2.0**-24
 """Last alpha of a schedule with zero terminal SNR, as in diffusers' Euler: sigma is 4096 instead of infinite."""
@@ -204,69 +201,6 @@ def filmstrip(schedule: NoiseSchedule, clean: Tensor, frames: int, noise_source:
     last = len(schedule) - 1
     timesteps = [round(last * frame / (frames - 1)) for frame in range(1, frames)]
     return [clean, *schedule.add_noise_in_steps(clean, timesteps, noise_source)]
-
-
-# grids of sigmas: steps + 1 falling Python floats, from the largest to the one where the run ends
-
-
-def uniform_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """The falling trained timesteps that diffusers' DDIMScheduler picks for the schedule's spacing.
-
-    Two departures, where diffusers' choice cannot work: one step starts at the last timestep (diffusers' "leading" and
-    "linspace" would start pure noise at the almost clean end), and `steps_offset` never leads past the last timestep.
-    """
-    trained = len(schedule)
-    _check_steps(steps, trained)
-    if steps == 1:
-        return [trained - 1]
-    if schedule.config.spacing == "leading":
-        stride = trained // steps
-        offset = min(schedule.config.steps_offset, trained - 1 - (steps - 1) * stride)
-        return [step * stride + offset for step in reversed(range(steps))]
-    if schedule.config.spacing == "trailing":
-        return [round(trained - step * trained / steps) - 1 for step in range(steps)]
-    return [round((trained - 1) * step / (steps - 1)) for step in reversed(range(steps))]  # linspace
-
-
-def uniform_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
-    """Sigmas of `uniform_timesteps`, then 0, or the smallest trained sigma where ``final_sigma`` is "first"."""
-    final = 0.0 if schedule.config.final_sigma == "zero" else schedule.sigma_of(0)
-    return [*(schedule.sigma_of(timestep) for timestep in uniform_timesteps(schedule, steps)), final]
-
-
-def karras_sigmas(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> list[float]:
-    """EDM's equation 5 between the schedule's smallest and largest sigma (at most 80), then 0.
-
-    The range is the whole trained one, as in k-diffusion; diffusers takes that of its uniform timesteps.
-    """
-    _check_steps(steps, len(schedule))
-    if not rho > 0.0:
-        raise UserError(f"rho {rho} makes no falling grid: use a value above 0, such as 7")
-    top = min(schedule.sigma_of(len(schedule) - 1), KARRAS_TOP_SIGMA)
-    if steps == 1:
-        return [top, 0.0]
-    first, last = top ** (1.0 / rho), schedule.sigma_of(0) ** (1.0 / rho)
-    inner = [(first + step / (steps - 1) * (last - first)) ** rho for step in range(1, steps - 1)]
-    return [top, *inner, schedule.sigma_of(0), 0.0]  # the ends as they are: a root and its power would round them
-
-
-SCHEDULES: dict[str, Callable[[NoiseSchedule, int], list[float]]] = {
-    "uniform": uniform_sigmas,
-    "karras": karras_sigmas,
-}
-
-
-def find_schedule(name: str) -> Callable[[NoiseSchedule, int], list[float]]:
-    """The grid of sigmas of that name, upper or lower case."""
-    grid = SCHEDULES.get(name.strip().lower())
-    if grid is None:
-        raise UserError(f"unknown schedule {name!r}: use one of {', '.join(SCHEDULES)}")
-    return grid
-
-
-def _check_steps(steps: int, trained: int) -> None:
-    if not 1 <= steps <= trained:
-        raise UserError(f"{steps} steps cannot be taken: use 1 to {trained}")
 
 
 def _betas(config: ScheduleConfig) -> Tensor:

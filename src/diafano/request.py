@@ -4,6 +4,7 @@ Everything that is wrong with a request is one sentence (`UserError`) that names
 possible. What depends on the model, such as the sizes it can draw, is checked by the model.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -11,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from diafano.errors import UserError
-from diafano.noise import find_schedule
 from diafano.samplers import find_sampler
+from diafano.schedules import AUTOMATIC, find_schedule
 
 SMALLEST_EDGE, LARGEST_EDGE = 64, 2048  # pixels
 
@@ -33,10 +34,36 @@ def _sampler(value: object) -> object:
 
 
 def _schedule(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    find_schedule(value)
-    return value.strip().lower()
+    return find_schedule(value).name if isinstance(value, str) else value
+
+
+def with_one_schedule(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings with sampler and schedule apart: of "DPM++ 2M Karras", as it used to be written, each gets its own.
+
+    A schedule "automatic" is left out, for the sampler to choose.
+    """
+    apart = dict(settings)
+    schedule = apart.get("schedule")
+    if isinstance(schedule, str) and schedule.strip().lower() == AUTOMATIC:
+        del apart["schedule"]
+    fused = _taken_apart(apart["sampler"]) if isinstance(apart.get("sampler"), str) else None
+    if fused is not None:
+        if _schedule(apart.get("schedule", fused[1])) != fused[1]:
+            raise UserError(
+                f"the sampler {apart['sampler']!r} names the schedule {fused[1]}, but {schedule!r} was given:"
+                " leave one of them out"
+            )
+        apart["sampler"], apart["schedule"] = fused
+    return apart
+
+
+def _taken_apart(name: Any) -> tuple[str, str] | None:
+    """(sampler, schedule) of a fused name, None of any other."""
+    words = re.split(r"[\s_-]+", name.strip())
+    for cut in range(1, len(words)):
+        with contextlib.suppress(UserError):
+            return find_sampler(" ".join(words[:cut])).name, find_schedule(" ".join(words[cut:])).name
+    return None
 
 
 def _size(value: object) -> object:
@@ -61,6 +88,7 @@ ScheduleName = Annotated[str, BeforeValidator(_schedule), Field(strict=True, des
 Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="width and height, such as 512x512")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
+Churn = Annotated[float | None, Field(strict=True, ge=0, allow_inf_nan=False, description="a number from 0 on")]
 Eta = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
 
 
@@ -98,6 +126,16 @@ class Request(BaseModel):
     count: Count = 1
     eta: Eta = None
     """Share of fresh noise at each step, for samplers that have the choice; None is the sampler's own."""
+    s_churn: Churn = None
+    """Fresh noise before each step, summed over the run, for samplers that have the choice; None is none."""
+    s_noise: Churn = None
+    """Factor on fresh noise, for samplers that have the choice; None is 1."""
+
+    @property
+    def sampler_options(self) -> dict[str, float]:
+        """What was said of `eta`, `s_churn` and `s_noise`, as keyword arguments for the sampler."""
+        options = {"eta": self.eta, "s_churn": self.s_churn, "s_noise": self.s_noise}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 Checked = TypeVar("Checked", bound=BaseModel)

@@ -22,10 +22,11 @@ from diafano.autoencoder import Autoencoder
 from diafano.denoiser import Denoiser, guided
 from diafano.errors import UserError
 from diafano.infotext import infotext
-from diafano.noise import NoiseSchedule, find_schedule
+from diafano.noise import NoiseSchedule
 from diafano.picture import to_picture, with_parameters
-from diafano.request import ModelCard, Request, checked
-from diafano.samplers import StepInfo, find_sampler
+from diafano.request import ModelCard, Request, checked, with_one_schedule
+from diafano.samplers import SAMPLERS, StepInfo, find_sampler
+from diafano.schedules import AUTOMATIC, find_schedule
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer
@@ -37,6 +38,9 @@ BATCH_PIXELS = 4 * 512 * 512
 """Most pixels of pictures that are denoised at once; memory grows with it, speed on a full device does not."""
 DECODED_PIXELS = 512 * 512
 """Most pixels that are decoded at once: the decoder's widest maps have a hundred times a picture's values."""
+
+OPTION_LABELS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
+"""What A1111's text calls the samplers' options."""
 
 
 class OnStep(Protocol):
@@ -93,6 +97,8 @@ class StableDiffusion:
         size: tuple[int, int] | str | None = None,
         count: int = 1,
         eta: float | None = None,
+        s_churn: float | None = None,
+        s_noise: float | None = None,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`count` pictures that show the prompt; what is left out is as the model's card says, the seed by chance.
@@ -111,15 +117,18 @@ class StableDiffusion:
             size=size,
             count=count,
             eta=eta,
+            s_churn=s_churn,
+            s_noise=s_noise,
         )
         return self.draw(request, on_step)
 
     def request(self, prompt: str, **settings: object) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
 
-        A sampler other than the card's brings the schedule that it is usually run with.
+        A sampler other than the card's, and the schedule "automatic", bring the one that it is usually run with.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
+        automatic = str(settings.get("schedule")).strip().lower() == AUTOMATIC
+        given = with_one_schedule({name: value for name, value in settings.items() if value is not None})
         fields = {
             "steps": self.card.steps,
             "guidance": self.card.guidance,
@@ -132,12 +141,14 @@ class StableDiffusion:
         }
         request = checked(Request, fields)
         sampler = find_sampler(request.sampler)
-        if "schedule" not in given and request.sampler != self.card.sampler:
+        if "schedule" not in given and (automatic or request.sampler != self.card.sampler):
             request = request.model_copy(update={"schedule": sampler.schedule})
-        if request.eta is not None and "eta" not in sampler.options:
-            raise UserError(
-                f"the sampler {sampler.name} has no eta, but {request.eta} was given: leave it out, or use ddim"
-            )
+        for option, value in request.sampler_options.items():
+            if option not in sampler.options:
+                raise UserError(
+                    f"the sampler {sampler.name} has no {option}, but {value} was given: leave it out, or use"
+                    f" {', '.join(other.name for other in SAMPLERS.values() if option in other.options)}"
+                )
         if any(edge % self.size_step for edge in request.size):
             width, height = (max(1, round(edge / self.size_step)) * self.size_step for edge in request.size)
             raise UserError(
@@ -168,9 +179,13 @@ class StableDiffusion:
 
     def sigmas(self, request: Request) -> list[float]:
         """The falling noise levels of the run, ``steps + 1`` of them."""
-        sigmas = find_schedule(request.schedule)(self.schedule, request.steps)
-        # Ending at the smallest trained sigma (`ScheduleConfig.final_sigma`) is DDIM's habit; the others end at 0.
-        return sigmas if request.sampler == "ddim" else [*sigmas[:-1], 0.0]
+        sampler, grid = find_sampler(request.sampler), find_schedule(request.schedule).function
+        if sampler.discards_next_to_last and request.steps < len(self.schedule):
+            sigmas = grid(self.schedule, request.steps + 1)
+            return [*sigmas[:-2], 0.0]
+        sigmas = grid(self.schedule, request.steps)
+        # Ending at the smallest trained sigma (`ScheduleConfig.final_sigma`) is DDIM's habit; most others end at 0.
+        return sigmas if sampler.ends_where_trained else [*sigmas[:-1], 0.0]
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (count, tokens, text width), all in one batch. Warns of words that do not fit any more."""
@@ -207,10 +222,9 @@ class StableDiffusion:
         denoiser = Denoiser(self.unet, self.schedule, self.dtype)
         positive = prompt.expand(len(noisy), -1, -1)
         denoise = guided(denoiser, positive, negative[None], request.guidance)
-        options = {} if request.eta is None else {"eta": request.eta}
         watch = None if on_step is None else lambda info: _tell(on_step, info)
         sampler = find_sampler(request.sampler).function
-        latent = sampler(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
+        latent = sampler(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **request.sampler_options)
         return self.schedule.finish(latent, sigmas[-1])
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
@@ -229,14 +243,13 @@ class StableDiffusion:
         settings: dict[str, object] = {
             "Steps": request.steps,
             "Sampler": find_sampler(request.sampler).label,
-            "Schedule type": request.schedule.capitalize(),
+            "Schedule type": find_schedule(request.schedule).label,
             "CFG scale": request.guidance,
             "Seed": seed,
             "Size": f"{request.size[0]}x{request.size[1]}",
             "Model": self.card.name,
         }
-        if request.eta is not None:
-            settings["Eta"] = request.eta
+        settings |= {OPTION_LABELS[option]: value for option, value in request.sampler_options.items()}
         return infotext(request.prompt, request.negative, {**settings, "Version": f"diafano {__version__}"})
 
 

@@ -146,7 +146,7 @@ def test_a_folder_of_another_program_gets_a_guessed_card(folder: Path) -> None:
     assert (card.sampler, card.schedule) == ("euler", "karras")
     change_json(folder / "scheduler/scheduler_config.json", _class_name="PNDMScheduler", use_karras_sigmas=False)
     card = load_folder(folder, "cpu").card
-    assert (card.sampler, card.schedule) == ("ddim", "uniform")
+    assert (card.sampler, card.schedule) == ("pndm", "uniform")
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,8 @@ def test_a_save_that_fails_leaves_nothing(tiny_model: StableDiffusion, tmp_path:
     with pytest.raises(UserError, match="steps_offset"):
         save_folder(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_weights_can_be_read_by_whom_the_umask_lets(tiny_folder: Path) -> None:
+    config, weights = tiny_folder / "unet/config.json", tiny_folder / "unet/diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_mode == config.stat().st_mode

@@ -56,6 +56,9 @@ def load_folder(
     text_encoder = read_text.filled(device, dtype)
     unet = read.filled(device, dtype)
     autoencoder = read_vae.filled(device, dtype)
+    if dtype != torch.float32:  # where convolutions are fastest in this layout; small float32 ones on a CPU are not
+        unet.to(memory_format=torch.channels_last)
+        autoencoder.to(memory_format=torch.channels_last)
 
     if (folder / CARD).is_file():
         card = _card(read_json(folder / CARD), folder)

@@ -1,9 +1,11 @@
 """Weights from safetensors files into a module, strictly: nothing missing, nothing left over, every shape right.
 
-Files are mapped into memory, not read: a tensor costs memory only once it is used or converted. No pickle is opened.
+Files are mapped into memory, not read: a tensor costs memory only once it is used or converted. Pickles, which old
+folders have, go through the allow-list of `pickles`.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.errors import UserError
 
 VARIANTS = ("", "fp16")
 """Diffusers' names for copies of the same weights: the plain one, and ``model.fp16.safetensors``."""
 NAMES_SHOWN = 3
 """How many tensors an error names before it only counts the rest."""
+PICKLE_STEMS = {"model": "pytorch_model"}
+"""What transformers called its files while they were pickles; diffusers kept its name."""
+FAULTS = {
+    "HeaderTooSmall|header too small": "it is shorter than a header",
+    "HeaderTooLarge|header too large": "its header claims to be longer than any model's, so it is no safetensors file",
+    "InvalidHeaderLength|invalid header length": "its header claims to be longer than the file, which was cut off",
+    "InvalidHeader|in header": "its header is not the JSON that it should be",
+    "MetadataIncompleteBuffer|incomplete metadata": "it is longer or shorter than its header says, cut off or padded",
+    "InvalidOffset|invalid offset": "two tensors overlap, or there is a gap between them",
+    "TensorInvalidInfo|invalid shape": "a tensor's shape does not fit its number of bytes",
+    "ValidationOverflow|overflow": "a tensor's shape is impossibly large",
+}
+"""What safetensors calls the faults that it finds, until version 0.5 and since -> the fault in words."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -43,17 +59,37 @@ def read_weights(folder: Path, stem: str, *, prefer_half: bool = False) -> dict[
         middle = f".{variant}" if variant else ""
         whole = folder / f"{stem}{middle}.safetensors"
         if whole.is_file():
-            return _read_file(whole)
+            return read_file(whole)
         # both libraries write model.safetensors.index.fp16.json; model.fp16.safetensors.index.json is found as well
         for index in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json"):
             if (folder / index).is_file():
                 return _read_shards(folder / index)
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if pickles:
-        raise UserError(
-            f"{folder / pickles[0]} is a pickle, which could run code of its own: save the model as safetensors"
-        )
+    old = PICKLE_STEMS.get(stem, stem)
+    if (folder / f"{old}.bin").is_file():
+        return read_file(folder / f"{old}.bin")
+    if (folder / f"{old}.bin.index.json").is_file():
+        return _read_shards(folder / f"{old}.bin.index.json")
     raise UserError(f"{folder} holds no {stem}.safetensors: the model folder is incomplete, fetch it again")
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file by name, memory-mapped: safetensors, or a pickle if its name says so."""
+    return read_pickled_weights(path)[0] if is_pickle(path) else read_safetensors(path)[0]
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file by name, memory-mapped, and its metadata."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+            return tensors, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}: check the name") from None
+    except (SafetensorError, OSError, ValueError, OverflowError, AttributeError) as error:
+        said = re.sub(r"\s+", " ", str(error)).strip()
+        fault = next((words for names, words in FAULTS.items() if re.search(names, said)), None)
+        reason = said if fault is None else f"{fault}; {said}"
+        raise UserError(f"{path} cannot be read as safetensors ({reason}): fetch it again") from error
 
 
 def assign_weights(
@@ -66,17 +102,17 @@ def assign_weights(
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in weights]
     if missing:
-        raise UserError(f"{where} lacks {_listed(missing)}: the file and its config.json do not belong together")
+        raise UserError(f"{where} lacks {listed(missing)}: the file and its config.json do not belong together")
     unexpected = [name for name in weights if name not in wanted]
     if unexpected:
-        raise UserError(f"{where} has {_listed(unexpected)}, for which its config.json leaves no place: fetch it again")
+        raise UserError(f"{where} has {listed(unexpected)}, for which its config.json leaves no place: fetch it again")
     misshapen = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if weights[name].shape != tensor.shape
     ]
     if misshapen:
-        raise UserError(f"{where} has tensors of a wrong shape, {_listed(misshapen)}: its config.json says otherwise")
+        raise UserError(f"{where} has tensors of a wrong shape, {listed(misshapen)}: its config.json says otherwise")
     converted = {name: weights[name].to(device=device, dtype=dtype) for name in wanted}
     module.load_state_dict(converted, strict=True, assign=True)
     module.requires_grad_(True).eval()
@@ -97,22 +133,14 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             raise UserError(f"{index} points outside its folder, to {name!r}: fetch the model again")
         if not (index.parent / name).is_file():
             raise UserError(f"{index.parent / name} is missing, though {index.name} names it: fetch it again")
-        weights |= _read_file(index.parent / name)
+        weights |= read_file(index.parent / name)
     missing = [name for name in weight_map if name not in weights]
     if missing:
-        raise UserError(f"the shards in {index.parent} lack {_listed(missing)}, though {index.name} names them")
+        raise UserError(f"the shards in {index.parent} lack {listed(missing)}, though {index.name} names them")
     return weights
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
-
-
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """``a, b, c and 4 more``."""
     names = list(names)
     shown = ", ".join(names[:NAMES_SHOWN])

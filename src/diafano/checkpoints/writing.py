@@ -39,15 +39,15 @@ def write_weights(
     if max_shard_bytes < 1:
         raise UserError(f"shards of {max_shard_bytes} bytes hold nothing: use 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {name: _storable(name, tensor, dtype) for name, tensor in weights.items()}
+    stored = {name: storable(name, tensor, dtype) for name, tensor in weights.items()}
     shards = _split(stored, max_shard_bytes)
     if len(shards) == 1:
-        save_file(stored, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+        _save(stored, folder / f"{stem}.safetensors")
         return
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: stored[name] for name in names}, folder / file, metadata={"format": "pt"})
+        _save({name: stored[name] for name in names}, folder / file)
         weight_map |= dict.fromkeys(names, file)
     write_json(
         folder / f"{stem}.safetensors.index.json",
@@ -56,6 +56,11 @@ def write_weights(
             "weight_map": dict(sorted(weight_map.items())),
         },
     )
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o666 & ~umask())  # safetensors closes it to everyone else
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def folder_in_place(target: Path, *, marker: str) -> Iterator[Path]:
         raise UserError(f"{target} holds other files and no {marker}: give an empty or a new folder")
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        staging.chmod(0o777 & ~_umask())  # mkdtemp's is closed to everyone else
+        staging.chmod(0o777 & ~umask())  # mkdtemp's is closed to everyone else
         yield staging
         if target.is_dir():
             _keep_other_files(target, staging)
@@ -104,13 +109,15 @@ def _keep_other_files(old: Path, new: Path) -> None:
             shutil.copy2(entry, new / entry.name)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files are denied; asking for it means setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _storable(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def storable(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The tensor as it is written: on the CPU, contiguous, in `dtype` (None: its own), which must hold its values."""
     stored = tensor.detach().to(device="cpu", dtype=dtype).contiguous()
     if stored.dtype == torch.float16 and tensor.dtype != torch.float16 and not bool(torch.isfinite(stored).all()):
         raise UserError(f"{name} has values that float16 cannot hold: save as bfloat16 or float32")

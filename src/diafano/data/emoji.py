@@ -1,6 +1,6 @@
 """Emoji scenes as captioned pictures, made on the fly and without end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class EmojiScenes:
         grammar: Grammar | None = None,
         held_out: bool = False,
         snap: int = 1,
+        mix: Mapping[str, float] | None = None,
     ) -> None:
         if seed < 0:
             raise UserError(f"Emoji scenes cannot be drawn with the seed {seed}: give 0 or more.")
@@ -32,7 +33,7 @@ class EmojiScenes:
         self.snap = snap
         self.seed = seed
         self.grammar: Grammar = EnglishGrammar() if grammar is None else grammar
-        self.sampler = SceneSampler(tuple(sprites) if objects is None else objects, held_out)
+        self.sampler = SceneSampler(tuple(sprites) if objects is None else objects, held_out, mix=mix)
         for name in self.sampler.objects:
             sprites[name]  # an object without a sprite is an error now, not in the middle of training
 

@@ -35,6 +35,8 @@ class DataRecipe(Section):
     sprites: Literal["shipped", "font"] = "shipped"
     font: Path | None = None
     """A colour emoji font file, for sprites "font"; the one that fontconfig finds if left out."""
+    mix: dict[str, float] | None = None
+    """Shares of the kinds of emoji scenes, see `scene_sampler.TRAINING_MIX`, which it replaces."""
     snap: int = Field(default=1, ge=1)
     """Emoji scenes: objects' places and sizes are multiples of so many pixels; see `scenes.render`."""
     seed: int = Field(default=0, ge=0)
@@ -129,6 +131,9 @@ class TextRecipe(Section):
     """Channels of the picture tower, which is thrown away after training; each level halves height and width."""
     shared_width: int = Field(default=256, ge=8)
     """Of the space where texts and pictures meet."""
+    alike: float = Field(default=0.0, ge=0, le=1)
+    """Share of batches made of pictures with like colours. Where all are on red, "red" tells nothing apart: without
+    such batches colours, which are learnt at once, are all that is learnt for long."""
     loop: LoopRecipe
 
 
@@ -139,6 +144,8 @@ class UNetRecipe(Section):
     """Folder that the autoencoder's stage wrote (or a diffusers `vae` folder)."""
     text: Path
     """Folder that the text stage wrote: `text_encoder` and `tokenizer`."""
+    start: Path | None = None
+    """Folder of a model whose UNet to begin with; from nothing if left out."""
     network: UNetConfig
     schedule: ScheduleConfig
     card: ModelCard
@@ -146,6 +153,9 @@ class UNetRecipe(Section):
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     min_snr: float = Field(default=5.0, ge=0)
     """Gamma of min-SNR weighting (Hang et al. 2023); 0 is none: every prediction's error counts as it is."""
+    timestep_power: float = Field(default=1.0, gt=0)
+    """Timesteps are drawn as steps * chance ** power: below 1 more often where there is much noise, and the caption
+    decides; 1 is evenly."""
     train_text: bool = False
     """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
     loop: LoopRecipe

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ from diafano.training.recipe import TextRecipe
 LARGEST_SCALE = 100.0
 """CLIP's bound on the factor that the cosines are multiplied by; it starts at 1 / 0.07."""
 HELD_OUT = 256
+NEIGHBOURS = 8
+"""A batch of like pictures is drawn from so many times its size of those nearest in mean colour."""
 
 
 class PictureTower(nn.Module):
@@ -76,15 +79,26 @@ class TextStage:
             }
         ).to(device)
         self.ids = self.tokenizer(self.examples.captions)
+        self.mean_colours = self.examples.pixels.mean(axis=(1, 2), dtype=np.float32)  # (count, 3)
         self.held_out_ids = self.tokenizer(self.held_out.captions)
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        recipe = self.recipe
-        indices = indices_of(recipe.loop.seed, number, recipe.loop.batch, len(self.examples))
+        indices = self._indices(number)
         pictures = self.pictures(self.examples.batch(indices, self.device))
         texts = self._embed(self.ids[torch.from_numpy(indices)])
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
         return contrastive(pictures.float(), texts.float(), scale), {"scale": scale}
+
+    def _indices(self, number: int) -> NDArray[np.int64]:
+        """The examples of the batch of that number: all kinds, or the share `alike` of them around one of chance."""
+        loop = self.recipe.loop
+        indices = indices_of(loop.seed, number, loop.batch, len(self.examples))
+        rng = np.random.default_rng((loop.seed, number))
+        if rng.random() >= self.recipe.alike:
+            return indices
+        distances = np.square(self.mean_colours - self.mean_colours[indices[0]]).sum(axis=1)
+        nearest = np.argsort(distances, kind="stable")[: NEIGHBOURS * loop.batch]
+        return rng.permutation(nearest)[: loop.batch]
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Ids (b, 77) -> (b, shared width). Attention is causal, so what follows the longest text's end can be cut."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from diafano.autoencoder import Autoencoder
 from diafano.checkpoints.diffusers import save_folder
-from diafano.checkpoints.parts import read_autoencoder, read_text_encoder
+from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
+from diafano.errors import UserError
 from diafano.noise import NoiseSchedule
 from diafano.picture import grid
 from diafano.stable_diffusion import StableDiffusion
@@ -38,9 +39,7 @@ class UNetStage:
         self.text_encoder = read_text_encoder(recipe.text / "text_encoder", self.tokenizer).filled(device)
         self.schedule = NoiseSchedule(recipe.schedule)
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
-        self.unet = UNet(recipe.network)
-        silence_residual_branches(self.unet)
-        set_to_zero(self.unet.conv_out)
+        self.unet = self._starting_unet()
         parts: dict[str, nn.Module] = {"unet": self.unet}
         if recipe.train_text:
             parts["text_encoder"] = self.text_encoder
@@ -60,6 +59,19 @@ class UNetStage:
         # One row a caption and a last one for the empty caption.
         self.texts = None if recipe.train_text else self._cached_texts(cache)
 
+    def _starting_unet(self) -> UNet:
+        if self.recipe.start is not None:
+            unet = read_unet(_part(self.recipe.start, "unet")).filled()
+            if unet.config != self.recipe.network:
+                raise UserError(
+                    f"The UNet in {self.recipe.start} has another shape than the recipe's network: adapt it."
+                )
+            return unet.train()
+        unet = UNet(self.recipe.network)
+        silence_residual_branches(unet)
+        set_to_zero(unet.conv_out)
+        return unet
+
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
         indices = indices_of(recipe.loop.seed, number, recipe.loop.batch, len(self.latents))
@@ -71,7 +83,8 @@ class UNetStage:
     def _error(self, latents: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
         """Weighted squared error on `latents` (b, 4, h, w), with timesteps and noise from the generator."""
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        timestep = torch.randint(len(self.schedule), (len(latents),), generator=generator).to(self.device)
+        chance = torch.rand(len(latents), generator=generator, dtype=torch.float64)
+        timestep = (len(self.schedule) * chance**self.recipe.timestep_power).long().to(self.device)
         noisy = self.schedule.add_noise(latents, noise, timestep)
         target = self.schedule.target(latents, noise, timestep)
         prediction = self.unet(noisy, timestep, text).float()

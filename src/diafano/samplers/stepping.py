@@ -1,0 +1,96 @@
+"""What the samplers share: what they are given, the walk along the sigmas, and how much noise a step adds."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from diafano.errors import UserError
+
+Denoise = Callable[[Tensor, float], Tensor]
+"""``denoise(x, sigma)`` -> clean estimate of x's shape."""
+
+NoiseSource = Callable[[], Tensor]
+"""Gives unit-normal noise of x's shape at each call."""
+
+LARGEST_CHURN = math.sqrt(2.0) - 1.0
+"""Karras et al. 2022, algorithm 2: a step never adds more noise than there is."""
+
+
+class StepInfo(NamedTuple):
+    """What a watcher sees of one step, before x moves on."""
+
+    step: int
+    """0 for the first."""
+    sigma: float
+    x: Tensor
+    """Noisy latent at `sigma`."""
+    clean: Tensor
+    """Clean estimate made from x (where a step evaluates twice: the first)."""
+
+
+OnStep = Callable[[StepInfo], object]
+
+
+def walk(sigmas: Sequence[float]) -> Iterator[tuple[int, float, float]]:
+    """(step, sigma now, sigma after) along a grid that never rises and is above 0 until its end."""
+    pairs = list(itertools.pairwise(sigmas))
+    for step, (now, after) in enumerate(pairs):
+        if not (math.isfinite(now) and now > 0.0 and 0.0 <= after <= now):
+            raise UserError(f"sigmas must fall and stay above 0 until the end, but step {step} goes {now} -> {after}")
+    return ((step, now, after) for step, (now, after) in enumerate(pairs))
+
+
+def up_and_down(now: float, after: float, eta: float) -> tuple[float, float]:
+    """Sizes of fresh and kept noise at the sigma `after`: ``up^2 + down^2 = after^2``."""
+    share = eta * math.sqrt(1.0 - (after / now) ** 2)
+    return after * share, after * math.sqrt(1.0 - share**2)
+
+
+def churned(
+    x: Tensor,
+    now: float,
+    steps: int,
+    s_churn: float,
+    s_noise: float,
+    noise_source: NoiseSource | None,
+    who: str,
+) -> tuple[Tensor, float]:
+    """Karras et al. 2022, algorithm 2, lines 4 to 6: fresh noise before the step, which then starts from higher up.
+
+    `s_churn` is spread over the run's `steps`; at 0 nothing is drawn. Returns x and its new sigma.
+    """
+    share = min(s_churn / steps, LARGEST_CHURN)
+    if share == 0.0:
+        return x, now
+    raised = now * (1.0 + share)
+    return x + s_noise * math.sqrt(raised**2 - now**2) * fresh_noise(noise_source, f"{who} with churn"), raised
+
+
+def report(on_step: OnStep | None, step: int, sigma: float, x: Tensor, clean: Tensor) -> None:
+    if on_step is not None:
+        on_step(StepInfo(step, sigma, x, clean))
+
+
+def fresh_noise(noise_source: NoiseSource | None, who: str) -> Tensor:
+    if noise_source is None:
+        raise UserError(f"{who} draws fresh noise at each step: pass a noise_source")
+    return noise_source()
+
+
+def check_eta(eta: float) -> None:
+    if not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta {eta} is no share of fresh noise: use 0 (none) to 1 (all)")
+
+
+def check_noise_scale(s_noise: float) -> None:
+    if not (math.isfinite(s_noise) and s_noise >= 0.0):
+        raise UserError(f"s_noise {s_noise} cannot scale fresh noise: use a number near 1, and 0 or more")
+
+
+def check_churn(s_churn: float, s_noise: float) -> None:
+    if not (math.isfinite(s_churn) and s_churn >= 0.0):
+        raise UserError(f"s_churn {s_churn} is no amount of noise: use 0 for none, or a number up to about 100")
+    check_noise_scale(s_noise)
