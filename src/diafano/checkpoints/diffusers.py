@@ -57,8 +57,8 @@ def load_folder(
     unet = read.filled(device, dtype)
     autoencoder = read_vae.filled(device, dtype)
     if dtype != torch.float32:  # where convolutions are fastest in this layout; small float32 ones on a CPU are not
-        unet.to(memory_format=torch.channels_last)
-        autoencoder.to(memory_format=torch.channels_last)
+        for part in (unet, autoencoder):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
 
     if (folder / CARD).is_file():
         card = _card(read_json(folder / CARD), folder)
