@@ -67,8 +67,9 @@ def test_the_command_line_draws_the_same_picture_in_a_process_of_its_own(picture
     target = tmp_path / "p.png"
     command = [sys.executable, "-m", "diafano", "generate", PROMPT, "--seed", str(SEED), "--output", str(target)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "COLUMNS": "80"})
-    assert difference(pixels_of(Image.open(target)), picture) <= 1
-    text = Image.open(target).info["parameters"]
+    with Image.open(target) as drawn:
+        assert difference(pixels_of(drawn), picture) <= 1
+        text = drawn.info["parameters"]
     assert text.startswith(f"{PROMPT}\nSteps: 50, Sampler: DDIM")
     assert f"Seed: {SEED}, Size: 64x64" in text
 
