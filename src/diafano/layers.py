@@ -62,6 +62,15 @@ class ResidualBlock(nn.Module):
         return shortcut + hidden
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(width)) value: (..., n, width), (..., m, width) twice -> (..., n, width)."""
+    if query.is_cpu and query.requires_grad:  # torch's fused attention takes several times as long backwards there
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        attended: Tensor = scores.softmax(dim=-1).to(value.dtype) @ value
+        return attended
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 class Attention(nn.Module):
     """Multi-head attention from tokens (batch, n, width) to a context (batch, m, context_width), or to themselves."""
 
@@ -77,7 +86,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         query, key, value = (self._split(tokens) for tokens in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        attended = F.scaled_dot_product_attention(query, key, value)  # (batch, heads, n, head width)
+        attended = attend(query, key, value)  # (batch, heads, n, head width)
         out: Tensor = self.to_out[0](attended.transpose(1, 2).flatten(2))  # (batch, n, width)
         return out
 

@@ -155,4 +155,4 @@ def test_snapped_scenes_stand_on_whole_cells() -> None:
 def test_a_snap_that_does_not_fit_is_refused() -> None:
     for size, snap in ((64, 0), (64, 3), (64, 8)):
         with pytest.raises(UserError, match="multiple"):
-            render(Scene((Thing("cat"),), "red"), Sprites.shipped(), size, np.random.default_rng(0), snap)
+            render(Scene((Thing("cat"),), "red"), Sprites.shipped(), size, np.random.default_rng(0), snap=snap)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from diafano.errors import UserError
@@ -38,6 +39,22 @@ class LineStage:
 
     def save(self, folder: Path) -> None:
         self.saved = self.trained.weight.detach().clone()
+
+
+class ConvolutionStage(LineStage):
+    """The same with a convolution between two narrow ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.trained = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 3))
+
+    def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(number))
+        return (self.trained(x) - x[..., 3:5, 3:5]).square().mean(), {}
+
+    def save(self, folder: Path) -> None:
+        pass
 
 
 def recipe(**changes: object) -> LoopRecipe:
@@ -149,3 +166,27 @@ def test_previews_and_figures_are_written(tmp_path: Path) -> None:
     assert [line for line in lines if line["kind"] == "held_out"][-1] == {"step": 40, "kind": "held_out", "figure": 1.0}
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert len(losses) == 8 and losses[-1] < losses[0]
+
+
+def test_passes_side_by_side_train_as_passes_in_turn(tmp_path: Path) -> None:
+    in_turn, beside = LineStage(), LineStage()
+    Training(in_turn, recipe(accumulate=4), tmp_path / "turn", CPU).run()
+    Training(beside, recipe(accumulate=4, workers=3), tmp_path / "beside", CPU).run()
+    assert torch.equal(beside.trained.weight, in_turn.trained.weight), "the order of the sums is fixed"
+
+
+def test_workers_without_passes_are_refused() -> None:
+    with pytest.raises(ValidationError, match="raise accumulate"):
+        recipe(workers=2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_muon_resumes_bit_for_bit(tmp_path: Path, workers: int) -> None:
+    settings = recipe(optimiser="muon", accumulate=workers, workers=workers, steps=20)
+    straight = ConvolutionStage()
+    Training(straight, settings, tmp_path / "straight", CPU).run()
+    Training(ConvolutionStage(), settings, tmp_path / "halved", CPU).run(until=11)
+    resumed = ConvolutionStage()
+    Training(resumed, settings, tmp_path / "halved", CPU).run()
+    for one, other in zip(resumed.trained.parameters(), straight.trained.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from diafano.data.arrangements import Arrangement
 from diafano.data.example import Example
 from diafano.data.grammar import EnglishGrammar, Grammar
 from diafano.data.scene_sampler import SceneSampler
@@ -24,6 +25,7 @@ class EmojiScenes:
         grammar: Grammar | None = None,
         held_out: bool = False,
         snap: int = 1,
+        arrangement: Arrangement = "free",
         mix: Mapping[str, float] | None = None,
     ) -> None:
         if seed < 0:
@@ -31,6 +33,7 @@ class EmojiScenes:
         self.sprites = sprites
         self.size = size
         self.snap = snap
+        self.arrangement: Arrangement = arrangement
         self.seed = seed
         self.grammar: Grammar = EnglishGrammar() if grammar is None else grammar
         self.sampler = SceneSampler(tuple(sprites) if objects is None else objects, held_out, mix=mix)
@@ -46,4 +49,5 @@ class EmojiScenes:
         """The same, with what the picture shows and where."""
         rng = np.random.default_rng((self.seed, index))
         scene = self.sampler.sample(rng)
-        return render(scene, self.sprites, self.size, rng, self.snap), self.grammar.caption(scene, rng)
+        rendered = render(scene, self.sprites, self.size, rng, snap=self.snap, arrangement=self.arrangement)
+        return rendered, self.grammar.caption(scene, rng)

@@ -5,7 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from diafano.data.scenes import Relation, Scene, Thing
+from diafano.data.arrangements import Relation
+from diafano.data.scenes import Scene, Thing
 
 
 class Grammar(Protocol):

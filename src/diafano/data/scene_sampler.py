@@ -12,9 +12,10 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
+from diafano.data.arrangements import Relation, Size
 from diafano.data.colours import COLOURS, TINTS
 from diafano.data.objects import OBJECTS
-from diafano.data.scenes import MOST_SPRITES, Relation, Scene, Size, Thing
+from diafano.data.scenes import MOST_SPRITES, Scene, Thing
 from diafano.errors import UserError
 
 CombinationKind = Literal["object-tint", "object-background", "object-object"]

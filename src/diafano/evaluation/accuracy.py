@@ -7,9 +7,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from diafano.data.arrangements import Relation
 from diafano.data.colours import COLOURS, TINTS
 from diafano.data.scene_sampler import TASKS, SceneSampler, Task
-from diafano.data.scenes import MOST_SPRITES, Relation, Scene, render
+from diafano.data.scenes import MOST_SPRITES, Scene, render
 from diafano.data.sprites import Sprites
 from diafano.evaluation.detector import EDGE
 from diafano.evaluation.judge import Judge

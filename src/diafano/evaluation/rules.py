@@ -7,8 +7,9 @@ objects beside them do no harm, only counting asks for an exact number.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from diafano.data.arrangements import Relation
 from diafano.data.scene_sampler import Task
-from diafano.data.scenes import Relation, Scene, Thing
+from diafano.data.scenes import Scene, Thing
 from diafano.errors import UserError
 from diafano.evaluation.judge import Detection, Sighting
 

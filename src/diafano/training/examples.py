@@ -74,7 +74,14 @@ def emoji_scenes(recipe: DataRecipe, *, held_out: bool = False) -> EmojiScenes:
     """The scenes that a recipe's data section describes."""
     sprites = Sprites.shipped() if recipe.sprites == "shipped" else Sprites.from_font(recipe.font)
     return EmojiScenes(
-        sprites, recipe.objects, recipe.size, recipe.seed, held_out=held_out, snap=recipe.snap, mix=recipe.mix
+        sprites,
+        recipe.objects,
+        recipe.size,
+        recipe.seed,
+        held_out=held_out,
+        snap=recipe.snap,
+        arrangement=recipe.arrangement,
+        mix=recipe.mix,
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from diafano.errors import UserError
 from diafano.training.average import MovingAverage
+from diafano.training.optimisers import Optimisers
 from diafano.training.recipe import LoopRecipe
 
 CHECKPOINT = "checkpoint.pt"
@@ -73,14 +75,17 @@ class Training:
     def __init__(self, stage: Stage, recipe: LoopRecipe, folder: Path, device: torch.device, *, resume: bool = True):
         self.stage, self.recipe, self.folder, self.device = stage, recipe, folder, device
         self.folder.mkdir(parents=True, exist_ok=True)
-        decayed = [p for p in stage.trained.parameters() if p.requires_grad and p.ndim > 1]
-        plain = [p for p in stage.trained.parameters() if p.requires_grad and p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=recipe.learning_rate,
+        self.optimisers = Optimisers(
+            stage.trained,
+            recipe.optimiser,
+            learning_rate=recipe.learning_rate,
             betas=recipe.betas,
-            fused=True,
+            weight_decay=recipe.weight_decay,
+            parts=recipe.workers,
         )
+        self.parameters = self.optimisers.parameters
+        threads = max(1, torch.get_num_threads() // recipe.workers)
+        self.pool = ThreadPoolExecutor(recipe.workers, initializer=torch.set_num_threads, initargs=(threads,))
         self.average = MovingAverage(stage.trained, recipe.ema)
         self.step = 0
         self.writer: Any = None
@@ -116,20 +121,33 @@ class Training:
 
     def _update(self) -> dict[str, Tensor]:
         """One change of the weights, from `accumulate` batches."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
+        first = self.step * self.recipe.accumulate
+        passes = self.pool.map(self._pass, range(first, first + self.recipe.accumulate))
         totals: dict[str, Tensor] = {}
-        for part in range(self.recipe.accumulate):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                loss, terms = self.stage.loss(self.step * self.recipe.accumulate + part, self.step)
-            (loss / self.recipe.accumulate).backward()
-            for name, value in {"loss": loss, **terms}.items():
-                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach() / self.recipe.accumulate
-        totals["gradient"] = nn.utils.clip_grad_norm_(self.stage.trained.parameters(), self.recipe.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for terms, gradients in passes:  # in the order of the batches, so that the sums do not depend on chance
+            for name, value in terms.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value / self.recipe.accumulate
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                elif gradient is not None:
+                    parameter.grad += gradient
+        totals["gradient"] = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        self.optimisers.step(learning_rate(self.recipe, self.step), self.pool)
         self.average.update()
         return totals
+
+    def _pass(self, number: int) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
+        """Loss and terms of one batch, and its share of the gradients."""
+        # Every weight is used once in a pass, so autocast's copies are not worth keeping; passes would share them.
+        half = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16", cache_enabled=False
+        )
+        with half:
+            loss, terms = self.stage.loss(number, self.step)
+        share = loss / self.recipe.accumulate
+        gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
+        return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}, gradients
 
     def _preview(self) -> None:
         self.stage.trained.eval()
@@ -154,7 +172,7 @@ class Training:
         state = {
             "step": self.step,
             "trained": self.stage.trained.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": self.optimisers.state_dict(),
             "average": self.average.state(),
         }
         partial = self.folder / f"{CHECKPOINT}.partial"
@@ -166,7 +184,7 @@ class Training:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.stage.trained.load_state_dict(state["trained"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimisers.load_state_dict(state["optimisers"])
             self.average.load(state["average"])
             self.step = int(state["step"])
         except Exception as error:  # torch raises many kinds; each means that this file is not this run's

@@ -7,10 +7,12 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diafano.autoencoder import AutoencoderConfig
+from diafano.data.arrangements import Arrangement
 from diafano.errors import UserError
 from diafano.noise import ScheduleConfig
 from diafano.request import ModelCard
 from diafano.text_encoder.clip import CLIPTextConfig
+from diafano.training.optimisers import OptimiserName
 from diafano.unet import UNetConfig
 
 
@@ -39,6 +41,8 @@ class DataRecipe(Section):
     """Shares of the kinds of emoji scenes, see `scene_sampler.TRAINING_MIX`, which it replaces."""
     snap: int = Field(default=1, ge=1)
     """Emoji scenes: objects' places and sizes are multiples of so many pixels; see `scenes.render`."""
+    arrangement: Arrangement = "free"
+    """Emoji scenes: whether objects stand anywhere or evenly spread; see `arrangements`."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -57,6 +61,11 @@ class LoopRecipe(Section):
     """Pictures in one forward and backward pass."""
     accumulate: int = Field(default=1, ge=1)
     """Passes whose gradients are averaged into one update."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """How many of these passes run at the same time, each with its share of the cores: small pictures are too little
+    work for a pass to be spread over many cores. The result is the same up to rounding."""
+    optimiser: OptimiserName = "adamw"
+    """See `optimisers`."""
     learning_rate: float = Field(default=1e-4, gt=0)
     warmup: int = Field(default=0, ge=0)
     """Updates over which the learning rate rises from 0."""
@@ -74,6 +83,12 @@ class LoopRecipe(Section):
     preview_every: int = Field(default=500, ge=1)
     log_every: int = Field(default=20, ge=1)
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _workers_have_passes(self) -> "LoopRecipe":
+        if self.workers > self.accumulate:
+            raise ValueError(f"workers {self.workers} have only {self.accumulate} passes to share: raise accumulate")
+        return self
 
 
 class AutoencoderLossRecipe(Section):
@@ -134,7 +149,15 @@ class TextRecipe(Section):
     alike: float = Field(default=0.0, ge=0, le=1)
     """Share of batches made of pictures with like colours. Where all are on red, "red" tells nothing apart: without
     such batches colours, which are learnt at once, are all that is learnt for long."""
+    alike_captions: float = Field(default=0.0, ge=0, le=1)
+    """Share of batches made of captions with like words: there only the few words that differ tell pictures apart."""
     loop: LoopRecipe
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "TextRecipe":
+        if self.alike + self.alike_captions > 1:
+            raise ValueError(f"alike {self.alike} and alike_captions {self.alike_captions} are more than 1 together")
+        return self
 
 
 class UNetRecipe(Section):

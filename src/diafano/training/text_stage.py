@@ -5,6 +5,7 @@ tokenizer whose vocabulary was learnt from the same captions.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ LARGEST_SCALE = 100.0
 """CLIP's bound on the factor that the cosines are multiplied by; it starts at 1 / 0.07."""
 HELD_OUT = 256
 NEIGHBOURS = 8
-"""A batch of like pictures is drawn from so many times its size of those nearest in mean colour."""
+"""A batch of like examples is drawn from so many times its size of those nearest to one of chance."""
 
 
 class PictureTower(nn.Module):
@@ -80,6 +81,7 @@ class TextStage:
         ).to(device)
         self.ids = self.tokenizer(self.examples.captions)
         self.mean_colours = self.examples.pixels.mean(axis=(1, 2), dtype=np.float32)  # (count, 3)
+        self.words = weighted_words(self.ids, (self.tokenizer.start_token, self.tokenizer.end_token))
         self.held_out_ids = self.tokenizer(self.held_out.captions)
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -90,13 +92,17 @@ class TextStage:
         return contrastive(pictures.float(), texts.float(), scale), {"scale": scale}
 
     def _indices(self, number: int) -> NDArray[np.int64]:
-        """The examples of the batch of that number: all kinds, or the share `alike` of them around one of chance."""
-        loop = self.recipe.loop
+        """The examples of the batch of that number: all kinds, or around one of chance those most like it."""
+        loop, recipe = self.recipe.loop, self.recipe
         indices = indices_of(loop.seed, number, loop.batch, len(self.examples))
         rng = np.random.default_rng((loop.seed, number))
-        if rng.random() >= self.recipe.alike:
+        kind = rng.random()
+        if kind < recipe.alike:
+            distances = np.square(self.mean_colours - self.mean_colours[indices[0]]).sum(axis=1)
+        elif kind < recipe.alike + recipe.alike_captions:
+            distances = -(self.words @ self.words[indices[0]])
+        else:
             return indices
-        distances = np.square(self.mean_colours - self.mean_colours[indices[0]]).sum(axis=1)
         nearest = np.argsort(distances, kind="stable")[: NEIGHBOURS * loop.batch]
         return rng.permutation(nearest)[: loop.batch]
 
@@ -123,3 +129,18 @@ class TextStage:
         """`text_encoder/` and `tokenizer/` as transformers has them."""
         PartWriter().text_encoder(self.text_encoder, folder / "text_encoder")
         self.tokenizer.save(folder / "tokenizer")
+
+
+def weighted_words(ids: Tensor, ignored: Sequence[int]) -> NDArray[np.float32]:
+    """Which tokens each text has, whatever their order, as unit vectors: (count, 77) -> (count, vocabulary).
+
+    Their products are 1 for texts of the same words. A token counts the logarithm of how rare it is, so that what
+    every caption says ("a", "picture") makes none alike.
+    """
+    count = len(ids)
+    present = np.zeros((count, int(ids.max()) + 1), np.float32)
+    present[np.arange(count)[:, None], ids.numpy()] = 1.0
+    present[:, list(ignored)] = 0.0
+    weighted = present * np.log(count / np.maximum(present.sum(axis=0), 1.0)).astype(np.float32)
+    unit: NDArray[np.float32] = weighted / np.maximum(np.linalg.norm(weighted, axis=1, keepdims=True), 1e-6)
+    return unit
