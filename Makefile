@@ -76,4 +76,5 @@ $(VENV)/.train: $(VENV)/.package
 
 $(VENV)/.dev: $(VENV)/.package
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps k-diffusion  # another oracle; of its many dependencies the tests need none but scipy
 	@touch $@

@@ -2,22 +2,16 @@
 
     .venv/bin/python benchmarks/command_time.py [--runs 5]
 
-The two are run in turn, so that a machine whose speed drifts favours neither. Prints medians and their ratio.
+The commands are run in turn. Prints medians and their ratio.
 """
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-
-def seconds(command: list[str]) -> float:
-    before = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - before
+from in_turn import in_turn, median_and_spread, seconds
 
 
 def main() -> None:
@@ -35,16 +29,10 @@ def main() -> None:
             ],
             "help": [sys.executable, "-m", "diafano", "--help"],
         }
-        times: dict[str, list[float]] = {name: [] for name in commands}
-        for run in range(runs + 1):
-            for name, command in commands.items():
-                taken = seconds(command)
-                if run > 0:  # the first round warms the disk's cache
-                    times[name].append(taken)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, median in medians.items():
-        spread = f"{min(times[name]):.2f} to {max(times[name]):.2f}"
-        print(f"{name:<20} {median:6.2f} s   {median / medians['import torch']:5.2f} x import torch   ({spread})")
+        times = in_turn(commands, runs, seconds)
+    for name, values in times.items():
+        ratio = statistics.median(values) / statistics.median(times["import torch"])
+        print(f"{name:<20} {ratio:5.2f} x import torch   {median_and_spread(values)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,11 @@ from diafano.threads import wait_asleep
 
 wait_asleep()
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -66,3 +70,32 @@ def tiny_folder(tiny_model: StableDiffusion, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_folder(tiny_model, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def k_diffusion() -> Any:
+    """k-diffusion's `sampling` and `external` alone: the package's other modules need much that neither does."""
+    if any(importlib.util.find_spec(name) is None for name in ("k_diffusion", "scipy")):
+        pytest.skip("k-diffusion and scipy are not installed")
+    package = importlib.util.find_spec("k_diffusion")
+    assert package is not None and package.submodule_search_locations
+    fakes: dict[str, Any] = {
+        "kd": ModuleType("kd"),
+        "kd.utils": ModuleType("kd.utils"),
+        "torchsde": ModuleType("torchsde"),
+        "torchdiffeq": SimpleNamespace(odeint=None),
+    }
+    fakes["kd"].__path__ = list(package.submodule_search_locations)
+    fakes["kd"].utils = fakes["kd.utils"]
+    fakes["kd.utils"].append_dims = lambda x, dims: x.reshape(x.shape + (1,) * (dims - x.ndim))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, fake in fakes.items():
+            patch.setitem(sys.modules, name, fake)
+        for name in ("sampling", "external"):
+            spec = importlib.util.spec_from_file_location(f"kd.{name}", f"{fakes['kd'].__path__[0]}/{name}.py")
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, f"kd.{name}", module)
+            setattr(fakes["kd"], name, module)
+            spec.loader.exec_module(module)
+    return fakes["kd"]

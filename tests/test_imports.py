@@ -20,9 +20,10 @@ LAYERS = [
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
-    {"request"},
+    {"request", "recorded"},
+    {"profiles", "profile_grids"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers"},
-    {"layers", "schedules", "noise", "picture", "devices", "infotext"},
+    {"layers", "schedules", "noise", "philox", "picture", "devices", "infotext"},
     {"errors", "memory", "threads"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}

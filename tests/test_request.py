@@ -53,7 +53,11 @@ def test_names_and_sizes_are_brought_into_one_form() -> None:
         ("seed", 2**63, "from 0"),
         ("count", 0, "from 1 on"),
         ("eta", 1.5, "from 0 to 1"),
-        ("clip_skip", 2, "no setting 'clip_skip'"),
+        ("clip_skip", 0, "from 1"),
+        ("like", "midjourney", "no program 'midjourney'"),
+        ("rng", "TPU", "rng 'TPU'"),
+        ("batch_position", 1, "outside a batch of 1"),
+        ("clipskip", 2, "no setting 'clipskip'"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_it(setting: str, value: object, said: str) -> None:

@@ -1,9 +1,6 @@
 """Whole runs in float32 against the k-diffusion package's samplers and diffusers' PNDM, UniPC and LCM."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,29 +29,8 @@ START = next(draws(1))
 
 
 @pytest.fixture(scope="module")
-def sampling() -> Any:
-    """k_diffusion/sampling.py alone: the package's other modules need much that no sampler does."""
-    if any(importlib.util.find_spec(name) is None for name in ("k_diffusion", "scipy")):
-        pytest.skip("k-diffusion and scipy are not installed")
-    package = importlib.util.find_spec("k_diffusion")
-    assert package is not None and package.submodule_search_locations
-    fakes: dict[str, Any] = {
-        "kd": ModuleType("kd"),
-        "kd.utils": ModuleType("kd.utils"),
-        "torchsde": ModuleType("torchsde"),
-        "torchdiffeq": SimpleNamespace(odeint=None),
-    }
-    fakes["kd"].__path__ = list(package.submodule_search_locations)
-    fakes["kd"].utils = fakes["kd.utils"]
-    fakes["kd.utils"].append_dims = lambda x, dims: x.reshape(x.shape + (1,) * (dims - x.ndim))
-    spec = importlib.util.spec_from_file_location("kd.sampling", f"{fakes['kd'].__path__[0]}/sampling.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, fake in fakes.items():
-            patch.setitem(sys.modules, name, fake)
-        spec.loader.exec_module(module)
-    return module
+def sampling(k_diffusion: Any) -> Any:
+    return k_diffusion.sampling
 
 
 def denoise(x: Tensor, sigma: Any) -> Tensor:

@@ -16,6 +16,7 @@ from PIL import Image
 import diafano
 from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints.diffusers import save_folder
+from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import ModelCard, StableDiffusion
 from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
@@ -116,6 +117,79 @@ def test_fifty_steps_without_guidance_and_another_size(model: StableDiffusion, t
         "a fox", width=96, height=64, num_inference_steps=3, generator=torch.Generator("cpu").manual_seed(2)
     ).images[0]
     assert psnr(model.generate("a fox", size=(96, 64), steps=3, seed=2)[0], wide) >= 70.0
+
+
+LIKE_DIFFUSERS: list[tuple[str, str, str | None, dict[str, Any]]] = [
+    ("DDIM", "DDIMScheduler", None, {}),
+    ("PLMS", "PNDMScheduler", None, {}),
+    ("Euler", "EulerDiscreteScheduler", None, {}),
+    ("Euler", "EulerDiscreteScheduler", "karras", {"use_karras_sigmas": True}),
+    ("Euler", "EulerDiscreteScheduler", "exponential", {"use_exponential_sigmas": True}),
+    ("Euler", "EulerDiscreteScheduler", None, {"timestep_spacing": "linspace"}),
+    ("Euler", "EulerDiscreteScheduler", None, {"timestep_spacing": "trailing"}),
+    ("Euler a", "EulerAncestralDiscreteScheduler", None, {}),
+    ("Heun", "HeunDiscreteScheduler", None, {}),
+    ("LMS", "LMSDiscreteScheduler", None, {}),
+    ("DPM++ 2M", "DPMSolverMultistepScheduler", None, {}),
+    ("DPM++ 2M", "DPMSolverMultistepScheduler", "karras", {"use_karras_sigmas": True}),
+    ("DPM++ 2M", "DPMSolverMultistepScheduler", None, {"timestep_spacing": "linspace"}),
+    ("UniPC", "UniPCMultistepScheduler", None, {}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy 2 about diffusers
+@pytest.mark.parametrize(("sampler", "kind", "schedule", "changes"), LIKE_DIFFUSERS, ids=str)
+def test_like_diffusers_is_the_picture_of_each_scheduler(
+    model: StableDiffusion, v1_folder: Path, sampler: str, kind: str, schedule: str | None, changes: dict[str, Any]
+) -> None:
+    """Each scheduler made from v1's configuration, as diffusers' users change them."""
+    opened = pipeline(v1_folder)
+    opened.scheduler = getattr(diffusers, kind).from_config(opened.scheduler.config, **changes)
+    assert opened.scheduler.config.timestep_spacing == changes.get("timestep_spacing", "leading")
+    picture = theirs(opened, "a red apple", "a blue fox", seed=7, steps=12, guidance=7.5)
+    spacing = V1.model_copy(update={"spacing": opened.scheduler.config.timestep_spacing})
+    ours = StableDiffusion(**{**vars(model), "schedule": NoiseSchedule(spacing)})
+    settings: dict[str, Any] = dict(negative="a blue fox", seed=7, steps=12, guidance=7.5, sampler=sampler)
+    drawn = ours.generate("a red apple", like="diffusers", schedule=schedule, **settings)[0]
+    assert np.asarray(drawn).std() > 20
+    assert psnr(drawn, picture) >= 50.0
+
+
+@pytest.fixture(scope="module")
+def v1_folder(model: StableDiffusion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with Stable Diffusion v1's own scheduler."""
+    folder = tmp_path_factory.mktemp("v1") / "model"
+    save_folder(model, folder)
+    diffusers.PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False,
+        skip_prk_steps=True, steps_offset=1,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    settings = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    # PNDM does not know this setting, but v1's file has it for DDIM, which would clip its estimates without it.
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps({**settings, "clip_sample": False}))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "PNDMScheduler"]}))
+    return folder
+
+
+def test_complaint_clip_skip_off_by_one(model: StableDiffusion, v1_folder: Path) -> None:
+    """CLIP skip counts from 1, the last layer, as A1111 does; diffusers' clip_skip counts what is left out."""
+    opened = pipeline(v1_folder)
+    opened.scheduler = diffusers.DDIMScheduler.from_config(opened.scheduler.config)
+    if not hasattr(opened.text_encoder, "text_model"):  # transformers 5, which diffusers' clip_skip does not know
+        vars(opened.text_encoder)["text_model"] = opened.text_encoder
+    settings: dict[str, Any] = dict(seed=7, steps=5, guidance=7.5, like="diffusers")
+    drawn = [model.generate("a red apple", clip_skip=skip, **settings)[0] for skip in (1, 2)]
+    for picture, skip in zip(drawn, (None, 1), strict=True):
+        generator = torch.Generator("cpu").manual_seed(7)
+        other = opened("a red apple", clip_skip=skip, num_inference_steps=5, guidance_scale=7.5, generator=generator)
+        assert psnr(picture, other.images[0]) >= 70.0
+    assert psnr(*drawn) < 50.0
+    of_both = model.generate("a red apple", clip_skip=2, **{**settings, "like": None})[0]
+    assert psnr(drawn[1], of_both) < 70.0  # diffusers leaves its negative prompt as it is
+    assert "Clip skip" not in drawn[0].info["parameters"] and "Clip skip: 2" in drawn[1].info["parameters"]
+    with pytest.raises(UserError, match="CLIP skip 3 is not possible with 2 layers"):
+        model.generate("a red apple", clip_skip=3)
 
 
 def test_a_model_with_bert_opens_in_diffusers_and_draws_the_same(model: StableDiffusion, tmp_path: Path) -> None:

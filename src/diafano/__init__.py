@@ -42,26 +42,33 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
     prediction: str | None = None,
     ema: bool = False,
+    revision: str | None = None,
 ) -> "StableDiffusion":
-    """A model, ready to draw: the one that ships with the package (None), one in a diffusers folder, or a single file.
+    """A model, ready to draw: the one that ships with the package (None), a diffusers folder, a single file, a hub id.
+
+    A hub id is "owner/name" or "owner/name@revision" where nothing here is called so; `revision` is a branch, tag or
+    commit. What it needs is downloaded once into the cache of `huggingface_hub`, whose settings and token count.
 
     `device` is "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". `dtype` is "auto" (float32 for small
     models, else the half precision that the device is fast in), "float32", "bfloat16", "float16".
 
-    A single file (``.safetensors``, ``.ckpt``) needs the folder of its `tokenizer`; `prediction` ("noise" or "v")
-    overrides what is found out about it, and `ema` takes the running averages of its weights instead of the weights.
+    A single file (``.safetensors``, ``.ckpt``) has no `tokenizer`: name its folder or hub id, or let the usual one be
+    downloaded. `prediction` ("noise" or "v") overrides what is found out about the file, and `ema` takes the running
+    averages of its weights instead of the weights.
     Raises UserError, one sentence, for what cannot be loaded.
     """
     from diafano.checkpoints.diffusers import load_folder
+    from diafano.checkpoints.hub import find_hub_id, load_from_hub
     from diafano.errors import UserError
 
+    hub_id = find_hub_id(source, revision)
     folder = EMBEDDED if source is None else Path(source)
     if source is None and not (folder / "model_index.json").is_file():
         raise UserError("this copy of diafano has no embedded model: make one with `make embedded`, or name a folder")
-    if not folder.exists():
+    if hub_id is None and not os.path.exists(folder):
         raise UserError(
-            f"there is no model {str(source)!r}: give a diffusers folder, a checkpoint file, or nothing for the"
-            " embedded model"
+            f"there is no model {str(source)!r}: give a diffusers folder, a checkpoint file, a hub id (owner/name), or"
+            " nothing for the embedded model"
         )
     if folder.is_file():
         from diafano.checkpoints.original import load_file
@@ -69,8 +76,10 @@ def load(
         return load_file(folder, device, dtype, tokenizer=tokenizer, prediction=prediction, ema=ema)
     if tokenizer is not None or prediction is not None or ema:
         raise UserError(
-            f"{str(folder)!r} is a folder, which says itself: tokenizer, prediction, ema are for single files"
+            f"{str(folder)!r} is no single file and says itself: tokenizer, prediction, ema are for single files"
         )
+    if hub_id is not None:
+        return load_from_hub(hub_id, device, dtype)
     return load_folder(folder, device=device, dtype=dtype)
 
 

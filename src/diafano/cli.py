@@ -46,7 +46,8 @@ class Stage(StrEnum):
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Folder of a model (diffusers' layout) or single file. Default: the model that ships with diafano.",
+        help="Folder of a model (diffusers' layout), single file, or hub id (owner/name, owner/name@revision)."
+        " Default: the model that ships with diafano.",
         metavar="M",
     ),
 ]
@@ -60,8 +61,12 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cu
 
 
 TokenizerFolder = Annotated[
-    Path | None,
-    typer.Option("--tokenizer", help="Folder of the tokenizer of a single file, which has none.", metavar="FOLDER"),
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Folder or hub id of the tokenizer of a single file, which has none. Default: its family's, of the hub.",
+        metavar="FOLDER",
+    ),
 ]
 Prediction = Annotated[
     str | None,
@@ -87,9 +92,20 @@ def diafano(
 
 @app.command(short_help="Draw pictures from a text.")
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the picture shows.", metavar="PROMPT", show_default=False)],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the picture shows.", metavar="[PROMPT]", show_default=False)
+    ] = None,
+    redrawn: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Draw this picture again, from the settings in its file (diafano's, A1111's); what else is said here"
+            " overrides them.",
+            metavar="PICTURE",
+        ),
+    ] = None,
     model: Model = None,
-    negative: Annotated[str, typer.Option(help="What the picture does not show.", metavar="TEXT")] = "",
+    negative: Annotated[str | None, typer.Option(help="What the picture does not show.", metavar="TEXT")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps from noise to picture. Default: the model's own.", metavar="N")
     ] = None,
@@ -111,10 +127,28 @@ def generate(
     size: Annotated[
         str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")
     ] = None,
-    count: Annotated[int, typer.Option(help="How many pictures.", metavar="N")] = 1,
+    count: Annotated[int | None, typer.Option(help="How many pictures. Default: 1.", metavar="N")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="Program that draws this very picture of the same settings: diffusers, a1111 or comfyui.",
+            metavar="PROGRAM",
+        ),
+    ] = None,
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(help="Layer of the text encoder to read, from the end; 1 is the last. Default: 1.", metavar="N"),
+    ] = None,
     eta: Annotated[
         float | None,
         typer.Option(help="Share of fresh noise in each step, 0 to 1. Default: the sampler's own.", metavar="E"),
+    ] = None,
+    s_churn: Annotated[
+        float | None,
+        typer.Option(help="Fresh noise before each step, summed over the run. Default: none.", metavar="C"),
+    ] = None,
+    s_noise: Annotated[
+        float | None, typer.Option(help="Factor on fresh noise, near 1. Default: 1.", metavar="F")
     ] = None,
     dtype: DType = "auto",
     device: Device = "auto",
@@ -129,7 +163,7 @@ def generate(
     prediction: Prediction = None,
     ema: Ema = False,
 ) -> None:
-    """Draw pictures from a text.
+    """Draw pictures from a text, or draw a picture again.
 
     The names of the files written go to standard output, progress and the seed to standard error. Each picture
     carries its settings: in PNG the text chunk `parameters`, in JPEG and WebP the EXIF user comment.
@@ -148,7 +182,12 @@ def generate(
             "size": size,
             "count": count,
             "eta": eta,
+            "s_churn": s_churn,
+            "s_noise": s_noise,
+            "clip_skip": clip_skip,
+            "like": like,
         },
+        redrawn=redrawn,
         source=model,
         loading={"device": device, "dtype": dtype, "tokenizer": tokenizer, "prediction": prediction, "ema": ema},
         output=output,
@@ -188,7 +227,9 @@ def noise(
 def inspect(
     model: Annotated[
         str,
-        typer.Argument(help="sd1, sd2, embedded, or a model's folder or file.", metavar="MODEL", show_default=False),
+        typer.Argument(
+            help="sd1, sd2, embedded, or a model's folder, file or hub id.", metavar="MODEL", show_default=False
+        ),
     ],
     size: Annotated[
         str | None, typer.Option(help="Width and height of the picture. Default: the model's own.", metavar="WxH")
@@ -280,7 +321,9 @@ def scenes(
 
 @app.command(short_help="Copy a model: folder or single file, in another number format.")
 def convert(
-    source: Annotated[Path, typer.Argument(help="A model's folder or file.", metavar="SOURCE", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="A model's folder, file or hub id.", metavar="SOURCE", show_default=False)
+    ],
     target: Annotated[
         Path,
         typer.Argument(
@@ -299,7 +342,7 @@ def convert(
     prediction: Prediction = None,
     ema: Ema = False,
 ) -> None:
-    """Copy a model from a folder (diffusers' layout) or a single file (the original's names) to either of them.
+    """Copy a model from a folder (diffusers' layout), a single file (the original's names) or the hub to either form.
 
     The target appears as a whole or not at all; files beside the model's own stay.
     """

@@ -1,21 +1,26 @@
-"""`diafano generate`: a prompt becomes picture files."""
+"""`diafano generate`: a prompt, or a picture that remembers its own, becomes picture files."""
 
 import itertools
 import re
 import sys
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diafano.recorded import Recorded
 
 LONGEST_NAME = 60
 """Letters of a prompt that a file's name takes."""
 
 
 def generate(
-    prompt: str,
+    prompt: str | None,
     *,
     settings: Mapping[str, object],
+    redrawn: Path | None,
     source: str | None,
     loading: Mapping[str, Any],
     output: Path,
@@ -23,7 +28,8 @@ def generate(
 ) -> None:
     """Draw the pictures, write them and print their names.
 
-    `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`.
+    `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`. What is None in them, and the
+    prompt, come from the picture `redrawn` if there is one.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,28 +40,41 @@ def generate(
         bar = progress.add_task("loading the model", total=None)
 
         import diafano
+        from diafano.errors import UserError
         from diafano.filmstrip import Filmstrip
         from diafano.picture import check_target, save_picture
+        from diafano.recorded import with_overrides
 
+        if prompt is None and redrawn is None:
+            raise UserError("there is nothing to draw: give a PROMPT, or a picture to draw again with --from")
         # Before the work, because nobody wants to hear after it that there is no such folder.
         if not output.is_dir():
             check_target(output)
         if filmstrip is not None:
             check_target(filmstrip)
 
+        recorded = None if redrawn is None else _recorded(redrawn)
+        if recorded is not None:
+            settings = with_overrides(recorded, settings)
+            prompt = recorded.prompt if prompt is None else prompt
         model = diafano.load(source, **loading)
+        if recorded is not None:
+            _tell_what_differs(recorded, model.card.name)
+        assert prompt is not None
         request = model.request(prompt, **settings)
-        strip = None if filmstrip is None else Filmstrip(model, request.steps)
+        steps = len(model.sigmas(request)) - 1
+        strip = None if filmstrip is None else Filmstrip(model, steps)
 
         def on_step(step: int, sigma: float, noisy: object, clean: object) -> None:
             progress.advance(bar)
             if strip is not None:
                 strip(step, sigma, noisy, clean)  # type: ignore[arg-type]
 
-        progress.update(bar, description="drawing", total=request.steps * len(model.batches(request)))
+        progress.update(bar, description="drawing", total=steps * len(model.batches(request)))
         pictures = model.draw(request, on_step)
 
-    seeds = range(request.seed, request.seed + request.count)
+    first = request.seed + request.batch_position
+    seeds = range(first, first + request.count)
     paths = name_files(output, prompt, seeds)
     for path, picture in zip(paths, pictures, strict=True):
         save_picture(picture, path)
@@ -65,6 +84,30 @@ def generate(
         print(filmstrip)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
+
+
+def _recorded(path: Path) -> "Recorded":
+    """What a picture file says of its request."""
+    from diafano.errors import UserError
+    from diafano.picture import read_parameters
+    from diafano.recorded import read_recorded
+
+    text = read_parameters(path)
+    if text is None:
+        raise UserError(f"the picture {str(path)!r} carries no settings to draw it again with: type them yourself")
+    return read_recorded(text)
+
+
+def _tell_what_differs(recorded: "Recorded", model: str) -> None:
+    """Notes about what keeps the picture from being the same."""
+    if recorded.model is not None and recorded.model != model:
+        warnings.warn(
+            f"the picture was drawn by the model {recorded.model!r}, not by {model!r}: it will be another one, unless"
+            " --model names that model",
+            stacklevel=2,
+        )
+    if recorded.ignored:
+        warnings.warn(f"of the picture's settings, these are left out: {', '.join(recorded.ignored)}", stacklevel=2)
 
 
 def name_files(output: Path, prompt: str, seeds: range) -> list[Path]:

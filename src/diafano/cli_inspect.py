@@ -1,6 +1,7 @@
 """`diafano inspect`: a model's parts, their sizes and the shapes on a picture's way through them; what is in a file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ NAMES_SHOWN = 8
 def inspect(name: str, *, size: str | None, prediction: str | None = None, ema: bool = False) -> None:
     """Print the model's table; of a single file, before it, what is in it.
 
-    `name` is a preset, the folder of a model or a file; `size` is "WxH" or the model's own. `prediction` and `ema` are
-    for files, as in `recognise`.
+    `name` is a preset, the folder of a model, a file or a hub id; `size` is "WxH" or the model's own. `prediction` and
+    `ema` are for files, as in `recognise`.
     """
     if Path(name).is_file():
         from diafano.checkpoints.recognise import recognise
@@ -55,17 +56,23 @@ def _print_way(preset: "Preset", size: str | None) -> None:
 
 
 def find_model(name: str) -> "Preset":
-    """The configuration that `name` means: a preset's, the shipped model's, or that of a model's folder."""
+    """The configuration that `name` means: a preset's, the shipped model's, that of a folder or of a hub id."""
     from diafano import EMBEDDED
+    from diafano.checkpoints.hub import fetch, find_hub_id
     from diafano.presets import PRESETS, find_preset
 
     if name == "embedded" and (EMBEDDED / "model_index.json").is_file():
         return read_preset(EMBEDDED)  # what really ships, not what the preset says should
     if name in PRESETS:
         return find_preset(name)
+    hub_id = find_hub_id(name)
+    if hub_id is not None:
+        return replace(read_preset(fetch(hub_id, weights=False)), name=hub_id.name)
     folder = Path(name)
     if not folder.is_dir():
-        raise UserError(f"there is no model {name!r}: give one of {', '.join(PRESETS)}, or a model's folder or file")
+        raise UserError(
+            f"there is no model {name!r}: give one of {', '.join(PRESETS)}, a model's folder or file, or a hub id"
+        )
     return read_preset(folder)
 
 

@@ -62,13 +62,19 @@ class ResidualBlock(nn.Module):
         return shortcut + hidden
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query key^T / sqrt(width)) value: (..., n, width), (..., m, width) twice -> (..., n, width)."""
+def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
+    """softmax(query key^T / sqrt(width)) value: (..., n, width), (..., m, width) twice -> (..., n, width).
+
+    `causal`: a query sees the keys up to its own place only.
+    """
     if query.is_cpu and query.requires_grad:  # torch's fused attention takes several times as long backwards there
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(later, -math.inf)
         attended: Tensor = scores.softmax(dim=-1).to(value.dtype) @ value
         return attended
-    return F.scaled_dot_product_attention(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
 
 
 class Attention(nn.Module):

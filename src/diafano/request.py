@@ -7,11 +7,12 @@ possible. What depends on the model, such as the sizes it can draw, is checked b
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diafano.errors import UserError
+from diafano.profiles import find_profile
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -35,6 +36,10 @@ def _sampler(value: object) -> object:
 
 def _schedule(value: object) -> object:
     return find_schedule(value).name if isinstance(value, str) else value
+
+
+def _like(value: object) -> object:
+    return find_profile(value).name if isinstance(value, str) else value
 
 
 def with_one_schedule(settings: Mapping[str, object]) -> dict[str, object]:
@@ -87,6 +92,8 @@ SamplerName = Annotated[str, BeforeValidator(_sampler), Field(strict=True, descr
 ScheduleName = Annotated[str, BeforeValidator(_schedule), Field(strict=True, description="the name of a schedule")]
 Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="width and height, such as 512x512")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
+LikeName = Annotated[str | None, BeforeValidator(_like), Field(description="the name of a program")]
+ClipSkip = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, the last layer, on")]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
 Churn = Annotated[float | None, Field(strict=True, ge=0, allow_inf_nan=False, description="a number from 0 on")]
 Eta = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
@@ -130,6 +137,29 @@ class Request(BaseModel):
     """Fresh noise before each step, summed over the run, for samplers that have the choice; None is none."""
     s_noise: Churn = None
     """Factor on fresh noise, for samplers that have the choice; None is 1."""
+    clip_skip: ClipSkip = 1
+    """Which of the text encoder's layers is read, counted from the end: 1 is the last (A1111's counting)."""
+    like: LikeName = None
+    """The program whose habits are taken on, one of `PROFILES`; None is diafano's own."""
+    rng: Literal["CPU", "GPU"] | None = None
+    """The generator of all noise where it is not the profile's: A1111's setting of that name."""
+    batch_size: Annotated[int | None, Field(strict=True, ge=1, description="a whole number from 1 on")] = None
+    """Pictures of the whole batch, if not only `count`; it matters where one generator draws for all (ComfyUI)."""
+    batch_position: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0 on")] = 0
+    """Place of the first of the `count` pictures in that batch; picture i is then drawn from ``seed + place``."""
+
+    @model_validator(mode="after")
+    def _pictures_are_in_the_batch(self) -> Self:
+        if self.batch_position + self.count > self.whole_batch:
+            raise UserError(
+                f"batch_position {self.batch_position} and count {self.count} lie outside a batch of"
+                f" {self.whole_batch}: give a larger batch_size"
+            )
+        return self
+
+    @property
+    def whole_batch(self) -> int:
+        return self.count if self.batch_size is None else self.batch_size
 
     @property
     def sampler_options(self) -> dict[str, float]:

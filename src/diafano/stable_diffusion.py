@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diafano import __version__
 from diafano.autoencoder import Autoencoder
 from diafano.denoiser import Denoiser, guided
 from diafano.errors import UserError
-from diafano.infotext import infotext
 from diafano.noise import NoiseSchedule
 from diafano.picture import to_picture, with_parameters
+from diafano.profiles import find_profile
+from diafano.recorded import recorded_text
 from diafano.request import ModelCard, Request, checked, with_one_schedule
 from diafano.samplers import SAMPLERS, StepInfo, find_sampler
-from diafano.schedules import AUTOMATIC, find_schedule
+from diafano.schedules import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer
@@ -38,9 +38,6 @@ BATCH_PIXELS = 4 * 512 * 512
 """Most pixels of pictures that are denoised at once; memory grows with it, speed on a full device does not."""
 DECODED_PIXELS = 512 * 512
 """Most pixels that are decoded at once: the decoder's widest maps have a hundred times a picture's values."""
-
-OPTION_LABELS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
-"""What A1111's text calls the samplers' options."""
 
 
 class OnStep(Protocol):
@@ -99,11 +96,15 @@ class StableDiffusion:
         eta: float | None = None,
         s_churn: float | None = None,
         s_noise: float | None = None,
+        clip_skip: int | None = None,
+        like: str | None = None,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`count` pictures that show the prompt; what is left out is as the model's card says, the seed by chance.
 
-        `size` is (width, height). Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
+        `size` is (width, height), `clip_skip` 1 the text encoder's last layer. `like` is "diffusers", "a1111" or
+        "comfyui": the program that draws the same picture of the same settings (see `profiles`). Each picture has its
+        settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
         """
         request = self.request(
@@ -119,13 +120,16 @@ class StableDiffusion:
             eta=eta,
             s_churn=s_churn,
             s_noise=s_noise,
+            clip_skip=clip_skip,
+            like=like,
         )
         return self.draw(request, on_step)
 
     def request(self, prompt: str, **settings: object) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
 
-        A sampler other than the card's, and the schedule "automatic", bring the one that it is usually run with.
+        A sampler other than the card's, a program to draw like and the schedule "automatic" bring the schedule that
+        the sampler is usually run with.
         """
         automatic = str(settings.get("schedule")).strip().lower() == AUTOMATIC
         given = with_one_schedule({name: value for name, value in settings.items() if value is not None})
@@ -141,8 +145,11 @@ class StableDiffusion:
         }
         request = checked(Request, fields)
         sampler = find_sampler(request.sampler)
-        if "schedule" not in given and (automatic or request.sampler != self.card.sampler):
-            request = request.model_copy(update={"schedule": sampler.schedule})
+        profile = find_profile(request.like)
+        if "schedule" not in given and (automatic or request.like or request.sampler != self.card.sampler):
+            request = request.model_copy(update={"schedule": profile.automatic(sampler)})
+        if (difference := profile.check(sampler)) is not None:
+            warnings.warn(difference, stacklevel=3)
         for option, value in request.sampler_options.items():
             if option not in sampler.options:
                 raise UserError(
@@ -158,36 +165,35 @@ class StableDiffusion:
         return request
 
     def batches(self, request: Request) -> list[range]:
-        """The seeds of the pictures that are drawn together, batch by batch."""
+        """The places (0 is the first picture's) of the pictures that are drawn together, batch by batch."""
         at_once = max(1, BATCH_PIXELS // (request.size[0] * request.size[1]))
-        end = request.seed + request.count
-        return [range(first, min(first + at_once, end)) for first in range(request.seed, end, at_once)]
+        end = request.batch_position + request.count
+        return [range(first, min(first + at_once, end)) for first in range(request.batch_position, end, at_once)]
 
     @torch.inference_mode()
     def draw(self, request: Request, on_step: OnStep | None = None) -> list[Image.Image]:
-        """The request's pictures. `on_step` is called `request.steps` times for each of `batches`, steps from 0 on."""
-        negative, prompt = self.encode_text([request.negative, request.prompt])
+        """The request's pictures. `on_step` is called once for each step of each of `batches`, steps from 0 on."""
+        profile, sampler = find_profile(request.like), find_sampler(request.sampler)
+        negative, prompt = self.encode_text([request.negative, request.prompt], request.clip_skip)
+        if request.clip_skip > 1 and not profile.skips_in_negative:
+            (negative,) = self.encode_text([request.negative])
         sigmas = self.sigmas(request)
         pictures: list[Image.Image] = []
-        for seeds in self.batches(request):
-            noise = self.noise_source(seeds, request.size)
-            noisy = self.schedule.start(noise(), sigmas[0])
+        for places in self.batches(request):
+            noise = self.noise_source(request, places)
+            noisy = profile.start(noise(), sampler, self.schedule, sigmas[0])
             latent = self.denoise(noisy, sigmas, prompt, negative, request, noise, on_step)
-            for seed, pixels in zip(seeds, self.decode(latent), strict=True):
-                pictures.append(with_parameters(to_picture(pixels), self.parameters_text(request, seed)))
+            for place, pixels in zip(places, self.decode(latent), strict=True):
+                settings = recorded_text(request, place, self.card.name)
+                pictures.append(with_parameters(to_picture(pixels), settings))
         return pictures
 
     def sigmas(self, request: Request) -> list[float]:
-        """The falling noise levels of the run, ``steps + 1`` of them."""
-        sampler, grid = find_sampler(request.sampler), find_schedule(request.schedule).function
-        if sampler.discards_next_to_last and request.steps < len(self.schedule):
-            sigmas = grid(self.schedule, request.steps + 1)
-            return [*sigmas[:-2], 0.0]
-        sigmas = grid(self.schedule, request.steps)
-        # Ending at the smallest trained sigma (`ScheduleConfig.final_sigma`) is DDIM's habit; most others end at 0.
-        return sigmas if sampler.ends_where_trained else [*sigmas[:-1], 0.0]
+        """The falling noise levels of the run: ``steps + 1``, except where `request.like` counts steps otherwise."""
+        sampler = find_sampler(request.sampler)
+        return find_profile(request.like).grid(sampler, request.schedule, self.schedule, request.steps)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts -> (count, tokens, text width), all in one batch. Warns of words that do not fit any more."""
         for text in texts:
             if cut := self.tokenizer.tokens_cut(text):
@@ -195,18 +201,19 @@ class StableDiffusion:
                     f"the last {cut} tokens of the prompt are left out, because {self.tokenizer.length - 2} fit",
                     stacklevel=2,
                 )
-        encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device))
+        encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)
         return encoded
 
-    def noise_source(self, seeds: Sequence[int], size: tuple[int, int]) -> Callable[[], Tensor]:
-        """Gives unit-normal noise (len(seeds), 4, height/factor, width/factor), float32, at each call.
+    def noise_source(self, request: Request, places: range) -> Callable[[], Tensor]:
+        """Gives unit-normal noise (len(places), 4, height/factor, width/factor), float32, at each call.
 
-        Each picture has a generator of its own, on the CPU, so that its noise depends on neither batch nor device.
+        It is drawn on the CPU for each picture by itself, so that a picture depends on neither batch nor device.
         """
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        width, height = (edge // self.autoencoder.factor for edge in size)
-        shape = (1, self.autoencoder.config.latent_channels, height, width)
-        return lambda: torch.cat([torch.randn(shape, generator=one) for one in generators]).to(self.device)
+        profile = find_profile(request.like).with_generator(request.rng)
+        width, height = (edge // self.autoencoder.factor for edge in request.size)
+        shape = (self.autoencoder.config.latent_channels, height, width)
+        draw = profile.noise_source(request.seed, places, request.whole_batch, shape)
+        return lambda: draw().to(self.device)
 
     def denoise(
         self,
@@ -219,13 +226,14 @@ class StableDiffusion:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Noisy latents (batch, 4, h, w) at ``sigmas[0]`` -> clean ones; `prompt`, `negative`: (tokens, text width)."""
-        denoiser = Denoiser(self.unet, self.schedule, self.dtype)
+        profile, sampler = find_profile(request.like), find_sampler(request.sampler)
+        denoiser = Denoiser(profile.network(self.unet, sampler, request.schedule), self.schedule, self.dtype)
         positive = prompt.expand(len(noisy), -1, -1)
         denoise = guided(denoiser, positive, negative[None], request.guidance)
         watch = None if on_step is None else lambda info: _tell(on_step, info)
-        sampler = find_sampler(request.sampler).function
-        latent = sampler(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **request.sampler_options)
-        return self.schedule.finish(latent, sigmas[-1])
+        options = request.sampler_options
+        latent = sampler.function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
+        return profile.finish(latent, sampler, self.schedule, sigmas)
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
         """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32."""
@@ -237,20 +245,6 @@ class StableDiffusion:
                 self.autoencoder.to(torch.float32)
                 pixels = self.autoencoder.decode(part.to(torch.float32))
             yield from pixels.to(torch.float32)
-
-    def parameters_text(self, request: Request, seed: int) -> str:
-        """A1111's text for the picture of that seed."""
-        settings: dict[str, object] = {
-            "Steps": request.steps,
-            "Sampler": find_sampler(request.sampler).label,
-            "Schedule type": find_schedule(request.schedule).label,
-            "CFG scale": request.guidance,
-            "Seed": seed,
-            "Size": f"{request.size[0]}x{request.size[1]}",
-            "Model": self.card.name,
-        }
-        settings |= {OPTION_LABELS[option]: value for option, value in request.sampler_options.items()}
-        return infotext(request.prompt, request.negative, {**settings, "Version": f"diafano {__version__}"})
 
 
 def _tell(on_step: OnStep, info: StepInfo) -> None:

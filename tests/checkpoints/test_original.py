@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 from torch import Tensor
@@ -144,7 +145,11 @@ def test_weights_stay_mapped(made: Made) -> None:
     assert max(addresses) - min(addresses) < size
 
 
-def test_a_file_without_tokenizer_says_how_to_get_one(made: Made) -> None:
+def test_a_file_without_tokenizer_says_how_to_get_one(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # what this machine's cache holds is not the point
     with pytest.raises(UserError, match="--tokenizer FOLDER"):
         diafano.load(made.file)
     with pytest.raises(UserError, match="for single files"):

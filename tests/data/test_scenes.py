@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diafano.data.arrangements import Arrangement, Relation
 from diafano.data.colours import COLOURS, TINTS
 from diafano.data.scene_sampler import SceneSampler
 from diafano.data.scenes import RenderedScene, Scene, Thing, render
@@ -31,14 +32,14 @@ def scenes(draw: st.DrawFn) -> Scene:
     return Scene(tuple(things), draw(st.sampled_from(free)), relation)
 
 
-def picture(scene: Scene, size: int = 64, seed: int = 0) -> RenderedScene:
-    return render(scene, SPRITES, size, np.random.default_rng(seed))
+def picture(scene: Scene, size: int = 64, seed: int = 0, arrangement: Arrangement = "free") -> RenderedScene:
+    return render(scene, SPRITES, size, np.random.default_rng(seed), arrangement=arrangement)
 
 
 @settings(max_examples=300, deadline=None)
-@given(scenes(), st.sampled_from([32, 64, 100, 128]), st.integers(0, 1 << 32))
-def test_any_scene_is_drawn_inside_and_apart(scene: Scene, size: int, seed: int) -> None:
-    drawn = picture(scene, size, seed)
+@given(scenes(), st.sampled_from([32, 64, 100, 128]), st.integers(0, 1 << 32), st.sampled_from(["free", "even"]))
+def test_any_scene_is_drawn_inside_and_apart(scene: Scene, size: int, seed: int, arrangement: Arrangement) -> None:
+    drawn = picture(scene, size, seed, arrangement)
     assert drawn.pixels.shape == (size, size, 3)
     assert drawn.pixels.dtype == np.uint8
     expected = [(thing.name, thing.tint) for thing in scene.things for _ in range(thing.count)]
@@ -156,3 +157,21 @@ def test_a_snap_that_does_not_fit_is_refused() -> None:
     for size, snap in ((64, 0), (64, 3), (64, 8)):
         with pytest.raises(UserError, match="multiple"):
             render(Scene((Thing("cat"),), "red"), Sprites.shipped(), size, np.random.default_rng(0), snap=snap)
+
+
+def test_evenly_spread_things_stand_near_their_places() -> None:
+    for seed in range(50):
+        alone = picture(Scene((Thing("cat"),), "red"), 64, seed, "even").placements[0].box
+        assert all(abs((low + high) / 2 - 32) <= 6 for low, high in ((alone[0], alone[2]), (alone[1], alone[3])))
+        four = picture(Scene((Thing("cat", 2), Thing("key", 2)), "red"), 64, seed, "even").placements
+        quarters = {(one.box[0] + one.box[2] > 64, one.box[1] + one.box[3] > 64) for one in four}
+        assert len(quarters) == 4, "one in each quarter"
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_an_even_arrangement_keeps_the_relation(relation: Relation) -> None:
+    for seed in range(50):
+        first, second = picture(Scene((Thing("cat"), Thing("key")), "red", relation), 64, seed, "even").placements
+        axis = 0 if relation in ("left of", "right of") else 1
+        distance = second.box[axis] - first.box[axis]
+        assert (distance if relation in ("left of", "above") else -distance) > 16

@@ -18,7 +18,7 @@ from diafano.training.autoencoder_stage import AutoencoderStage
 from diafano.training.examples import indices_of
 from diafano.training.loop import Progress, Training
 from diafano.training.recipe import AutoencoderRecipe, TextRecipe, UNetRecipe
-from diafano.training.text_stage import TextStage
+from diafano.training.text_stage import TextStage, weighted_words
 from diafano.training.unet_stage import UNetStage
 from diafano.unet import UNetConfig
 
@@ -141,6 +141,26 @@ def test_batches_of_like_pictures_are_those_nearest_in_colour(tmp_path: Path, mo
     for number in range(6):
         chosen = sorted(stage._indices(number).tolist())
         assert chosen == list(range(chosen[0], chosen[0] + 4)), "four neighbours on the line"
+
+
+def test_texts_of_like_words_are_those_that_share_rare_ones() -> None:
+    ids = torch.tensor(
+        [[0, 5, 7, 8, 1, 1], [0, 8, 7, 5, 1, 1], [0, 5, 7, 9, 1, 1], [0, 5, 6, 4, 1, 1], [0, 5, 4, 6, 1, 1]]
+    )
+    words = weighted_words(ids, (0, 1))
+    alike = words @ words.T
+    assert np.allclose(np.diag(alike), 1.0)
+    assert alike[0, 1] == pytest.approx(1.0), "order does not matter"
+    assert 0 < alike[0, 2] < 1
+    assert alike[0, 3] == pytest.approx(0.0), "a token that all have makes none alike"
+
+
+def test_batches_of_like_captions_share_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diafano.training.text_stage.NEIGHBOURS", 1)
+    stage = TextStage(text_recipe(tmp_path).model_copy(update={"alike_captions": 1.0}), CPU)
+    stage.words = np.repeat(np.eye(6, dtype=np.float32), 4, axis=0)
+    for number in range(6):
+        assert len({index // 4 for index in stage._indices(number).tolist()}) == 1
 
 
 def test_the_discriminator_learns_from_its_own_side_only(tmp_path: Path) -> None:

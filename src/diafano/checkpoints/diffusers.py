@@ -40,12 +40,12 @@ def load_folder(
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"there is no model folder {str(folder)!r}: check the name")
-    _check_index(read_json(folder / INDEX), folder)
+    check_index(read_json(folder / INDEX), folder)
     device = find_device(device)
 
     scheduler_settings = read_json(folder / "scheduler/scheduler_config.json")
     schedule_config = configs.read_schedule_config(scheduler_settings, f"{folder}/scheduler/scheduler_config.json")
-    half = dtype in (torch.float16, "float16", "fp16") or (dtype == "auto" and device.type != "cpu")
+    half = prefers_half(dtype, device)
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     read_text = read_text_encoder(folder / "text_encoder", tokenizer, prefer_half=half)
     read = read_unet(folder / "unet", prefer_half=half)
@@ -66,6 +66,11 @@ def load_folder(
         sample_size = read_json(folder / "unet/config.json").get("sample_size")
         card = _guessed_card(folder, sample_size, autoencoder.factor, scheduler_settings)
     return StableDiffusion(tokenizer, text_encoder, unet, autoencoder, NoiseSchedule(schedule_config), card)
+
+
+def prefers_half(dtype: str | torch.dtype, device: torch.device) -> bool:
+    """Whether the copy of the weights in half precision is read where there are two."""
+    return dtype in (torch.float16, "float16", "fp16") or (dtype == "auto" and device.type != "cpu")
 
 
 def save_folder(
@@ -111,7 +116,8 @@ def _index(model: StableDiffusion) -> dict[str, Any]:
     }
 
 
-def _check_index(index: Mapping[str, Any], folder: Path) -> None:
+def check_index(index: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError unless model_index.json, which is in `folder`, names the parts of a Stable Diffusion 1 or 2."""
     if "text_encoder_2" in index or "transformer" in index:
         raise UserError(
             f"{folder} holds a {index.get('_class_name')}: only the kind of Stable Diffusion 1 and 2 is known"

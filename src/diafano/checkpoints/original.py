@@ -1,7 +1,7 @@
 """The original single file: everything in one ``.safetensors`` (or ``.ckpt``), as CompVis and Stability publish it.
 
 `recognise` says what a file is, `load_file` makes a model of it, `save_file` writes one back. The file holds weights
-only: a tokenizer must come from elsewhere, and what the form cannot say (`_check_sayable`) is not written.
+only: the tokenizer comes from elsewhere, and what the form cannot say (`_check_sayable`) is not written.
 """
 
 import os
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints import names as table
+from diafano.checkpoints.hub import TOKENIZERS, fetch_tokenizer, find_hub_id
 from diafano.checkpoints.reading import assign_weights, listed
-from diafano.checkpoints.recognise import HEAD_WIDTH, PARTS, SD1_HEADS, Original, recognise
+from diafano.checkpoints.recognise import PARTS, Original, recognise
+from diafano.checkpoints.shapes import HEAD_WIDTH, SD1_HEADS
 from diafano.checkpoints.writing import storable, umask
 from diafano.devices import find_device, find_dtype
 from diafano.errors import UserError
@@ -42,19 +44,16 @@ def load_file(
     prediction: str | None = None,
     ema: bool = False,
 ) -> StableDiffusion:
-    """The model in an original single file; `tokenizer` is the folder of its tokenizer, which the file does not hold.
+    """The model in an original single file; `tokenizer` is where its tokenizer is, which the file does not hold.
 
-    See `recognise` for `prediction` and `ema`. Raises UserError, one sentence, for whatever is missing or unknown.
+    That is a folder or a hub id; None is the one on the hub that the file's family was trained with. See `recognise`
+    for `prediction` and `ema`. Raises UserError, one sentence, for whatever is missing or unknown.
     Warns of tensors that are not known, and where noise or v prediction is only a guess.
     """
     original = recognise(Path(path), prediction=prediction, ema=ema)
     check_complete(original)
-    if tokenizer is None:
-        raise UserError(
-            f"{path} brings no tokenizer, as no single file does: name the tokenizer folder of a Stable Diffusion"
-            f" {original.family[-1]} model (--tokenizer FOLDER, which holds vocab.json and merges.txt)"
-        )
-    words = Tokenizer.from_folder(tokenizer)
+    folder = _tokenizer_folder(tokenizer, original)
+    words = Tokenizer.from_folder(folder)
     text_encoder, unet, autoencoder = (original.parts[name].network for name in ("text_encoder", "unet", "autoencoder"))
     assert isinstance(text_encoder, CLIPTextEncoder)
     assert isinstance(unet, UNet)
@@ -62,7 +61,7 @@ def load_file(
     text_encoder.config = text_encoder.config.model_copy(
         update={"start_token": words.start_token, "end_token": words.end_token, "pad_token": words.pad_token}
     )
-    _warn_of_doubts(original, words, Path(tokenizer))
+    _warn_of_doubts(original, words, folder)
 
     device = find_device(device)
     networks: dict[str, nn.Module] = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
@@ -137,6 +136,20 @@ def check_complete(original: Original) -> None:
     assert isinstance(unet, UNet)
     if unet.config.in_channels != unet.config.out_channels:
         raise UserError(f"{path} is made for {original.kind}: to draw from text alone, give a text-to-image model")
+
+
+def _tokenizer_folder(given: str | os.PathLike[str] | None, original: Original) -> Path:
+    if given is not None:
+        hub_id = find_hub_id(given)
+        return Path(given) if hub_id is None else fetch_tokenizer(hub_id)
+    try:
+        return fetch_tokenizer(TOKENIZERS[original.family])
+    except UserError as error:
+        raise UserError(
+            f"{original.path} brings no tokenizer, as no single file does, and the usual one cannot be had ({error}):"
+            f" name the tokenizer folder of a Stable Diffusion {original.family[-1]} model (--tokenizer FOLDER, which"
+            " holds vocab.json and merges.txt)"
+        ) from error
 
 
 def _warn_of_doubts(original: Original, tokenizer: Tokenizer, folder: Path) -> None:

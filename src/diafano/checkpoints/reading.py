@@ -6,7 +6,7 @@ folders have, go through the allow-list of `pickles`.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +55,22 @@ def read_weights(folder: Path, stem: str, *, prefer_half: bool = False) -> dict[
     `stem` is the library's file name, ``diffusion_pytorch_model`` or ``model``. Of several copies the plain one is
     read, or the one in half precision if `prefer_half`. Shards are found through their index.
     """
-    for variant in reversed(VARIANTS) if prefer_half else VARIANTS:
-        middle = f".{variant}" if variant else ""
-        whole = folder / f"{stem}{middle}.safetensors"
-        if whole.is_file():
-            return read_file(whole)
-        # both libraries write model.safetensors.index.fp16.json; model.fp16.safetensors.index.json is found as well
-        for index in (f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json"):
-            if (folder / index).is_file():
-                return _read_shards(folder / index)
-    old = PICKLE_STEMS.get(stem, stem)
-    if (folder / f"{old}.bin").is_file():
-        return read_file(folder / f"{old}.bin")
-    if (folder / f"{old}.bin.index.json").is_file():
-        return _read_shards(folder / f"{old}.bin.index.json")
+    for name in weight_files(stem, prefer_half=prefer_half):
+        if (folder / name).is_file():
+            return _read_shards(folder / name) if name.endswith(".json") else read_file(folder / name)
     raise UserError(f"{folder} holds no {stem}.safetensors: the model folder is incomplete, fetch it again")
+
+
+def weight_files(stem: str, *, prefer_half: bool = False) -> Iterator[str]:
+    """Names that the weights of a part may have, the best first: of a whole file, or of the index of its shards."""
+    for kind, name in (("safetensors", stem), ("bin", PICKLE_STEMS.get(stem, stem))):
+        for variant in reversed(VARIANTS) if prefer_half else VARIANTS:
+            middle = f".{variant}" if variant else ""
+            yield f"{name}{middle}.{kind}"
+            # both libraries write model.safetensors.index.fp16.json; model.fp16.safetensors.index.json is found as well
+            yield f"{name}.{kind}.index{middle}.json"
+            if middle:
+                yield f"{name}{middle}.{kind}.index.json"
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -123,14 +124,21 @@ def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> name of the shard beside the index that holds it."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{index} has no weight_map from tensors to files: fetch it again")
-    weights: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:  # a shard lies beside its index; "../.." must not lead out of the folder
             raise UserError(f"{index} points outside its folder, to {name!r}: fetch the model again")
+    return weight_map
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = read_weight_map(index)
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
         if not (index.parent / name).is_file():
             raise UserError(f"{index.parent / name} is missing, though {index.name} names it: fetch it again")
         weights |= read_file(index.parent / name)

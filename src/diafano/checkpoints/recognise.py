@@ -1,35 +1,28 @@
-"""What an original single file is: family, shapes of its parts, prediction, and what in it is used, spare or missing.
+"""What an original single file is: family, prediction, and what in it is used, spare, missing or suspicious.
 
-Nothing is configured in such a file, so everything is read off names and shapes; what even those do not say is
-Stability's and CompVis' choice for the family (`heads`, the groups of norms, the scale of latents).
+Nothing is configured in such a file, so everything is read off names and values; the networks in it are `shapes`'s.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints import names as table
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.checkpoints.reading import listed, read_safetensors
-from diafano.devices import weightless
+from diafano.checkpoints.shapes import Part, count, find_autoencoder, find_text_encoder, find_unet
 from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, ScheduleConfig
-from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.unet import UNet, UNetConfig
 
 Prediction = Literal["noise", "v"]
-Network = UNet | Autoencoder | CLIPTextEncoder
 
-HEAD_WIDTH = 64  # of every head in CLIP, and of the UNet's in 2.x
-SD1_HEADS = 8  # of every level of the UNet in 1.x
 SD2_TEXT_WIDTH = 1024
-OPEN_CLIP_LAYERS = 24  # the last is stored but not used
 V_DEVIATION = 0.09
 """ComfyUI's line between 2.x models that predict noise and those that predict v, on `V_TENSOR`."""
 V_TENSOR = "transformer_blocks.0.norm1.bias"
@@ -78,18 +71,6 @@ KINDS = {
     9: "inpainting (9 input channels: latent, mask, latent of the masked picture)",
 }
 PARTS = {"unet": table.UNET, "autoencoder": table.AUTOENCODER, "text_encoder": "cond_stage_model."}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One network of a file: its shape, on the meta device, and where each of its tensors is kept."""
-
-    network: Network
-    table: table.Table
-
-    def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors, as views of the file's."""
-        return {ours: stored.ours(tensors[stored.name]) for ours, stored in self.table.items()}
 
 
 @dataclass(frozen=True)
@@ -142,21 +123,16 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
     has_unet = any(name.startswith(table.UNET) for name in tensors)
     if ema and not has_ema:
         raise UserError(f"{path} has no EMA copies ({table.EMA}*): leave that option out")
-    uses_ema = has_ema and has_unet and ema  # averages alone do not say how their names were divided
+    uses_ema = ema and has_unet  # averages alone do not say how their names were divided
 
-    unet_config = read_unet_shape(tensors, path) if has_unet else None
-    parts: dict[str, Part] = {}
-    if unet_config is not None:
-        parts["unet"] = _unet_part(unet_config, uses_ema)
-    if f"{table.AUTOENCODER}decoder.conv_in.weight" in tensors:
-        autoencoder_config = read_autoencoder_shape(tensors, path)
-        with weightless():
-            autoencoder = Autoencoder(autoencoder_config)
-        parts["autoencoder"] = Part(autoencoder, table.autoencoder_table(autoencoder_config, autoencoder.state_dict()))
-    text = _text_part(tensors, path)
-    if text is not None:
-        parts["text_encoder"] = text
-
+    found_parts = {
+        "unet": find_unet(tensors, path, ema=uses_ema),
+        "autoencoder": find_autoencoder(tensors, path),
+        "text_encoder": find_text_encoder(tensors, path),
+    }
+    parts = {name: part for name, part in found_parts.items() if part is not None}
+    unet = parts["unet"].network if "unet" in parts else None
+    unet_config = unet.config if isinstance(unet, UNet) else None
     open_clip = any(name.startswith(table.OPEN_CLIP) for name in tensors)
     second = open_clip or (unet_config is not None and unet_config.text_width == SD2_TEXT_WIDTH)
     found, evidence, certain = _prediction(tensors, notes, second=second, unet=unet_config, asked=prediction)
@@ -193,112 +169,6 @@ def suspicions(original: Original) -> Iterator[str]:
         ours = NoiseSchedule(ScheduleConfig()).alphas_cumprod
         if stored.shape != ours.shape or not torch.allclose(stored.double(), ours, atol=1e-3):
             yield "alphas_cumprod is not the noise schedule of Stable Diffusion"
-
-
-def read_unet_shape(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
-    """The UNet's configuration, read off the shapes of an original file's tensors."""
-    inside = {name.removeprefix(table.UNET): tensor for name, tensor in tensors.items() if name.startswith(table.UNET)}
-    blocks = _count(inside, "input_blocks.")
-    downs = [block for block in range(blocks) if f"input_blocks.{block}.0.op.weight" in inside]
-    layers = (downs[0] if downs else blocks) - 1
-    first = [1 + level * (layers + 1) for level in range(len(downs) + 1)]  # each level's first block
-    try:
-        widths = tuple(inside[f"input_blocks.{block}.0.out_layers.3.weight"].shape[0] for block in first)
-        text_width = inside["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
-        linear = inside["middle_block.1.proj_in.weight"].ndim == 2
-        return UNetConfig(
-            in_channels=inside["input_blocks.0.0.weight"].shape[1],
-            out_channels=inside["out.2.weight"].shape[0],
-            widths=widths,
-            layers=layers,
-            attention=tuple(f"input_blocks.{block}.1.norm.weight" in inside for block in first),
-            heads=tuple(max(1, width // HEAD_WIDTH) for width in widths) if linear else (SD1_HEADS,) * len(widths),
-            text_width=text_width,
-            linear_projection=linear,
-        )
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path} lacks {table.UNET}{_key(error)}: the UNet is incomplete, fetch it again") from None
-
-
-def read_autoencoder_shape(tensors: Mapping[str, Tensor], path: Path) -> AutoencoderConfig:
-    """The autoencoder's configuration, read off the shapes of an original file's tensors."""
-    start = f"{table.AUTOENCODER}encoder.down."
-    levels = _count(tensors, start)
-    try:
-        return AutoencoderConfig(
-            widths=tuple(tensors[f"{start}{level}.block.0.conv2.weight"].shape[0] for level in range(levels)),
-            layers=_count(tensors, f"{start}0.block."),
-            latent_channels=tensors[f"{table.AUTOENCODER}decoder.conv_in.weight"].shape[1],
-            picture_channels=tensors[f"{table.AUTOENCODER}encoder.conv_in.weight"].shape[1],
-            middle_attention=f"{table.AUTOENCODER}decoder.mid.attn_1.q.weight" in tensors,
-        )
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path} lacks {_key(error)}: the autoencoder is incomplete, fetch it again") from None
-
-
-def _text_part(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
-    """CLIP's text encoder, under any of its prefixes; the ids of its special tokens are the tokenizer's to say."""
-    if f"{table.OPEN_CLIP}token_embedding.weight" in tensors:
-        return _open_clip_part(tensors, path)
-    for prefix in (table.CLIP, table.CLIP_UNPREFIXED):
-        if f"{prefix}embeddings.token_embedding.weight" not in tensors:
-            continue
-        try:
-            vocabulary, width = tensors[f"{prefix}embeddings.token_embedding.weight"].shape
-            config = CLIPTextConfig(
-                vocabulary=vocabulary,
-                width=width,
-                mlp_width=tensors[f"{prefix}encoder.layers.0.mlp.fc1.weight"].shape[0],
-                layers=_count(tensors, f"{prefix}encoder.layers."),
-                heads=max(1, width // HEAD_WIDTH),
-                positions=tensors[f"{prefix}embeddings.position_embedding.weight"].shape[0],
-                start_token=vocabulary - 2,
-                end_token=vocabulary - 1,
-                pad_token=vocabulary - 1,
-            )
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path} lacks {_key(error)}: the text encoder is incomplete, fetch it again") from None
-        with weightless():
-            encoder = CLIPTextEncoder(config)
-        return Part(encoder, table.clip_table(encoder.state_dict(), prefix))
-    return None
-
-
-def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
-    start = f"{table.OPEN_CLIP}transformer.resblocks."
-    layers = _count(tensors, start)
-    # A whole CLIP brings its head and the last layer, which Stable Diffusion 2 leaves out; a converted one does not.
-    whole = f"{table.OPEN_CLIP}text_projection" in tensors and layers != OPEN_CLIP_LAYERS - 1
-    if layers == OPEN_CLIP_LAYERS or whole:
-        layers -= 1
-    try:
-        vocabulary, width = tensors[f"{table.OPEN_CLIP}token_embedding.weight"].shape
-        config = CLIPTextConfig(
-            vocabulary=vocabulary,
-            width=width,
-            mlp_width=tensors[f"{start}0.mlp.c_fc.weight"].shape[0],
-            layers=layers,
-            heads=max(1, width // HEAD_WIDTH),
-            positions=tensors[f"{table.OPEN_CLIP}positional_embedding"].shape[0],
-            activation="gelu",
-            start_token=vocabulary - 2,
-            end_token=vocabulary - 1,
-            pad_token=0,
-        )
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} lacks {_key(error)}: the text encoder is incomplete, fetch it again") from None
-    with weightless():
-        encoder = CLIPTextEncoder(config)
-    return Part(encoder, table.open_clip_table(encoder.state_dict(), layers))
-
-
-def _unet_part(config: UNetConfig, uses_ema: bool) -> Part:
-    with weightless():
-        unet = UNet(config)
-    places = table.unet_table(config, unet.state_dict())
-    if uses_ema:
-        places = {ours: replace(stored, name=table.ema_name(stored.name)) for ours, stored in places.items()}
-    return Part(unet, places)
 
 
 def _prediction(
@@ -379,7 +249,7 @@ def _sorted_names(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> d
 def _unused_layer(tensors: Mapping[str, Tensor], places: set[str]) -> str | None:
     """The prefix of OpenCLIP's last layer where it is stored and not used."""
     start = f"{table.OPEN_CLIP}transformer.resblocks."
-    last = f"{start}{_count(tensors, start) - 1}."
+    last = f"{start}{count(tensors, start) - 1}."
     return None if any(name.startswith(last) for name in places) else last
 
 
@@ -403,13 +273,3 @@ def _size(notes: Mapping[str, Any], *, second: bool) -> tuple[int, int]:
 
 def _kind(config: UNetConfig) -> str:
     return KINDS.get(config.in_channels, f"unknown, {config.in_channels} input channels")
-
-
-def _count(names: Iterable[str], prefix: str) -> int:
-    """How many numbers follow `prefix` among the names, counted from 0."""
-    numbers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
-
-
-def _key(error: Exception) -> str:
-    return str(error.args[0]) if isinstance(error, KeyError) else str(error)

@@ -45,15 +45,13 @@ def free(sizes: Sequence[Size | None], relation: Relation | None, cells: int, rn
 def even(sizes: Sequence[Size | None], relation: Relation | None, cells: int, rng: np.random.Generator) -> list[Square]:
     """The same, evenly spread."""
     shares = _EVEN_ALONE if len(sizes) == 1 else _EVEN_AMONG
-    stray = round(_STRAY * cells)
+    room = cells if len(sizes) == 1 else cells // 2  # what each has to itself
     squares = []
-    for size, (x, y) in zip(sizes, _even_centres(len(sizes), relation, rng), strict=True):
-        edge = round(shares[size] * cells)
-        corner = [
-            min(max(0, math.floor(centre * cells - edge / 2) + int(rng.integers(-stray, stray + 1))), cells - edge)
-            for centre in (x, y)
-        ]
-        squares.append((corner[0], corner[1], edge))
+    for size, centre in zip(sizes, _even_centres(len(sizes), relation, rng), strict=True):
+        edge = min(round(shares[size] * cells), room)
+        stray = min(round(_STRAY * cells), (room - edge) // 2)
+        left, top = (math.floor(share * cells - edge / 2) + int(rng.integers(-stray, stray + 1)) for share in centre)
+        squares.append((left, top, edge))
     return squares
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from torch import Tensor, nn
 
 from diafano.errors import UserError
+from diafano.layers import attend
 
 
 class CLIPTextConfig(BaseModel):
@@ -84,7 +85,7 @@ class CLIPAttention(nn.Module):
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = attend(query, key, value, causal=True)
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))  # (batch, n, width)
         return out
 

@@ -1,0 +1,42 @@
+"""Commands measured in turn, each run in a process of its own, so that a machine whose speed drifts favours none."""
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+Measured = TypeVar("Measured")
+
+
+def output_of(command: list[str]) -> str:
+    """What the command prints; if it fails, its own words are the error."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{command} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def seconds(command: list[str]) -> float:
+    """From the start of the process to its end."""
+    before = time.perf_counter()
+    output_of(command)
+    return time.perf_counter() - before
+
+
+def in_turn(
+    commands: Mapping[str, list[str]], runs: int, measure: Callable[[list[str]], Measured]
+) -> dict[str, list[Measured]]:
+    """`runs` measurements of each command, round by round, after a first round that warms the disk's cache."""
+    measured: dict[str, list[Measured]] = {name: [] for name in commands}
+    for run in range(runs + 1):
+        for name, command in commands.items():
+            value = measure(command)
+            if run > 0:
+                measured[name].append(value)
+    return measured
+
+
+def median_and_spread(values: list[float]) -> str:
+    """``1.23 s (1.20 to 1.31)``"""
+    return f"{statistics.median(values):6.2f} s ({min(values):.2f} to {max(values):.2f})"

@@ -1,0 +1,183 @@
+"""Profiles: what else must be equal, besides the settings, for another program to draw the same picture.
+
+The same prompt, seed, sampler and steps give different pictures in different programs, because each has habits that no
+setting names. A profile (`--like`) takes on all habits of one program at once:
+
+                     diffusers                a1111                     comfyui                   (none: diafano)
+    start noise      CPU generator            GPU's Philox stream       CPU generator             CPU generator
+    noise on the way goes on with it          goes on with it           GPU's Philox, same seed   goes on with it
+    of a batch       a generator a picture,   a generator a picture,    one generator for the     a generator a picture,
+                     seed + i                 seed + i                  whole batch               seed + i
+    first latent     the network sees pure    sigma * noise; DDIM,      the network sees pure     the network sees pure
+                     noise; Euler and kin     PLMS: the network sees    noise at the largest      noise
+                     sigma * noise, unless    pure noise                sigma, else sigma * noise
+                     spacing is "leading"
+    "automatic"      uniform                  what its menu says        normal                    what `samplers` lists
+    "uniform"        timesteps as each of     k-diffusion's get_sigmas  k-diffusion's get_sigmas  the model's own
+                     its schedulers does      ("normal" here)           ("normal" here)           spacing
+    next to last     kept                     left out by DPM2, DPM2 a, left out by DPM2, DPM2 a, as a1111
+    sigma                                     DPM++ 3M SDE              UniPC
+    DDIM, PLMS end   where it was trained     one step early, at        at 0 (DDIM is Euler)      where it was trained
+                     (`final_sigma`)          timestep 1
+    timesteps that   whole for DPM-Solver     fractional                rounded to whole          fractional
+    the network sees and UniPC, else
+                     fractional
+    CLIP skip        of the prompt alone      of both prompts           of both prompts           of both prompts
+
+CLIP skip 1 is the last layer, 2 the one before, and the final norm is applied, in all of them; diffusers' own number
+for it, `clip_skip`, is 1 less, ComfyUI's, `stop_at_clip_layer`, is negative.
+All of them end at 0 but for DDIM and PLMS. Sources: diffusers 0.3x's schedulers; A1111 1.10's rng.py,
+sd_samplers_kdiffusion.py, sd_samplers_timesteps_impl.py, sd_schedulers.py; ComfyUI's samplers.py, model_sampling.py.
+The grids themselves are in `schedules`; `profile_grids` says which of them a program means.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from diafano import profile_grids as grids
+from diafano.errors import UserError
+from diafano.noise import NoiseSchedule, NoiseSource
+from diafano.philox import Philox
+from diafano.samplers import Sampler
+
+Draw = Callable[[Sequence[int]], Tensor]
+"""A seeded generator: shape -> unit-normal float32 noise on the CPU, other noise at each call."""
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``network(latent, timestep, text)``, as in `denoiser`."""
+
+
+def cpu(seed: int) -> Draw:
+    """torch's generator on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return lambda shape: torch.randn(tuple(shape), generator=generator)
+
+
+def gpu(seed: int) -> Draw:
+    """torch's generator on an NVIDIA GPU."""
+    return Philox(seed).normal
+
+
+GENERATORS = {"CPU": cpu, "GPU": gpu}
+"""By the names that A1111's setting RNG has for them ("NV" is another one for the second)."""
+
+_BROWNIAN = "its noise comes from a Brownian tree there"
+_OTHER_UNIPC = "it is another variant of UniPC there"
+_SDE_LIKE_ELSEWHERE = {"dpmpp_sde": _BROWNIAN, "dpmpp_2m_sde": _BROWNIAN, "dpmpp_3m_sde": _BROWNIAN}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A column of the table above."""
+
+    name: str
+    start_noise: Callable[[int], Draw] = cpu
+    noise_on_the_way: Callable[[int], Draw] | None = None
+    """None: the generator of the start noise goes on."""
+    one_generator_for_all: bool = False
+    grid: grids.Grid = grids.diafano_grid
+    """``grid(sampler, name of the schedule, trained schedule, steps)`` -> the falling sigmas of the run."""
+    starts_at_sigma: Callable[[Sampler, NoiseSchedule, float], bool] = lambda sampler, schedule, sigma: False
+    """Whether the first latent is ``sigma * noise``; otherwise the network sees pure noise first."""
+    automatic: Callable[[Sampler], str] = lambda sampler: sampler.schedule
+    whole_timesteps: Callable[[Sampler, str], Callable[[Tensor], Tensor] | None] = lambda sampler, schedule: None
+    """How the timesteps that the network sees are made whole, given sampler and schedule; None: they stay."""
+    skips_in_negative: bool = True
+    """Whether CLIP skip goes for the negative prompt too."""
+    lacks: frozenset[str] = frozenset()
+    """Samplers that the program does not have."""
+    differs: Mapping[str, str] = field(default_factory=dict)
+    """Samplers that it has, but that draw another picture here, and why."""
+
+    def noise_source(self, seed: int, places: range, batch: int, shape: Sequence[int]) -> NoiseSource:
+        """Noise (len(places), *shape) at each call, for the pictures at those places of a batch of `batch`.
+
+        Whatever pictures are drawn together, each gets the noise that it would have got alone, or in the whole batch.
+        """
+        if not self.one_generator_for_all:
+            draws = [self.start_noise(seed + place) for place in places]
+            return lambda: torch.cat([draw((1, *shape)) for draw in draws])
+        start = self.start_noise(seed)
+        further = start if self.noise_on_the_way is None else self.noise_on_the_way(seed)
+        calls = iter([start])
+        return lambda: next(calls, further)((batch, *shape))[places.start : places.stop]
+
+    def start(self, noise: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigma: float) -> Tensor:
+        """The first latent, in the samplers' currency."""
+        return sigma * noise if self.starts_at_sigma(sampler, schedule, sigma) else schedule.start(noise, sigma)
+
+    def finish(self, latent: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigmas: Sequence[float]) -> Tensor:
+        """The latent to decode, of a run along `sigmas`."""
+        exploding = self.starts_at_sigma(sampler, schedule, sigmas[0])
+        return latent if exploding else schedule.finish(latent, sigmas[-1])
+
+    def network(self, network: Network, sampler: Sampler, schedule: str) -> Network:
+        """The network as the program asks it: at whole timesteps, where it rounds them."""
+        whole = self.whole_timesteps(sampler, schedule)
+        return network if whole is None else lambda latent, timestep, text: network(latent, whole(timestep), text)
+
+    def with_generator(self, rng: str | None) -> "Profile":
+        """The profile with all noise from the generator of that name in `GENERATORS`; None: as it is."""
+        return self if rng is None else replace(self, start_noise=GENERATORS[rng], noise_on_the_way=None)
+
+    def check(self, sampler: Sampler) -> str | None:
+        """Raise UserError for a sampler that the program lacks; a sentence about one that is different there."""
+        if sampler.name in self.lacks:
+            raise UserError(f"{self.name} has no sampler {sampler.label}: take another one, or another --like")
+        why = self.differs.get(sampler.name)
+        return why and f"with {sampler.label} the picture is not {self.name}'s, only of its kind: {why}"
+
+
+DIAFANO = Profile("diafano")
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "diffusers",
+            grid=grids.diffusers_grid,
+            starts_at_sigma=lambda sampler, schedule, sigma: (
+                sampler.name in grids.DIFFUSERS_EXPLODING and schedule.config.spacing != "leading"
+            ),
+            automatic=lambda sampler: "lcm" if sampler.name == "lcm" else "uniform",
+            whole_timesteps=grids.diffusers_whole_timesteps,
+            skips_in_negative=False,
+            lacks=frozenset({"dpmpp_2s_ancestral", "dpmpp_3m_sde"}),
+            differs={"dpmpp_sde": _BROWNIAN},
+        ),
+        Profile(
+            "a1111",
+            start_noise=gpu,
+            grid=grids.a1111_grid,
+            starts_at_sigma=lambda sampler, schedule, sigma: sampler.name not in grids.A1111_ON_TIMESTEPS,
+            lacks=frozenset({"ddpm"}),
+            differs={**_SDE_LIKE_ELSEWHERE, "uni_pc": _OTHER_UNIPC},
+        ),
+        Profile(
+            "comfyui",
+            noise_on_the_way=gpu,
+            one_generator_for_all=True,
+            grid=grids.comfyui_grid,
+            starts_at_sigma=lambda sampler, schedule, sigma: (
+                sigma < (1.0 - 1e-5) * schedule.sigma_of(len(schedule) - 1)
+            ),
+            automatic=lambda sampler: "normal",
+            whole_timesteps=lambda sampler, schedule: torch.round,
+            lacks=frozenset({"pndm"}),
+            differs={**_SDE_LIKE_ELSEWHERE, "uni_pc": _OTHER_UNIPC},
+        ),
+    )
+}
+
+
+def find_profile(name: str | None) -> Profile:
+    """The profile of that name; None is how diafano draws when nobody says otherwise."""
+    if name is None:
+        return DIAFANO
+    profile = PROFILES.get(name.strip().lower())
+    if profile is None:
+        raise UserError(f"no program {name!r} to draw like is known: use one of {', '.join(PROFILES)}")
+    return profile

@@ -1,0 +1,194 @@
+"""What a picture records of the request that drew it, and that request again: both ways between a `Request` and A1111's
+names for its settings.
+
+Pictures of other programs record more than can be done here. What cannot is listed, never left out in silence.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diafano import __version__
+from diafano.errors import UserError
+from diafano.infotext import Infotext, infotext, parse_infotext
+from diafano.profiles import GENERATORS, find_profile
+from diafano.request import Request, with_one_schedule
+from diafano.samplers import find_sampler
+from diafano.schedules import AUTOMATIC, find_schedule
+
+OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
+"""What A1111's text calls the samplers' options."""
+
+UNDERSTOOD = {
+    *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Clip skip", "RNG"),
+    *("Eta", "Eta DDIM", "Sigma churn", "Sigma noise", "Batch size", "Batch pos", "Like", "Version"),
+}
+
+EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^<>]*>")
+EMPHASIS = re.compile(r"(?<!\\)[(\[]|\bBREAK\b|\bAND\b")
+"""What A1111 reads in a prompt as something else than words."""
+
+SCHEDULES_OF_THEIR_OWN = (1, 9)
+"""The version of A1111 since which a sampler's name alone means its "automatic" schedule; before, it meant uniform."""
+
+LONGEST_SHOWN = 40
+"""Letters of a setting in a warning."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is known of a picture's request."""
+
+    prompt: str
+    settings: dict[str, Any]
+    """For `StableDiffusion.request`."""
+    model: str | None
+    """The name of the model that drew it."""
+    ignored: tuple[str, ...]
+    """What was recorded but cannot be done here, a few words each."""
+
+
+def recorded_text(request: Request, place: int, model: str) -> str:
+    """A1111's text for the picture at that place of the request's batch, drawn by the model of that name."""
+    alone = not find_profile(request.like).one_generator_for_all
+    settings: dict[str, object | None] = {
+        "Steps": request.steps,
+        "Sampler": find_sampler(request.sampler).label,
+        "Schedule type": find_schedule(request.schedule).label,
+        "CFG scale": request.guidance,
+        "Seed": request.seed + place if alone else request.seed,
+        "Size": f"{request.size[0]}x{request.size[1]}",
+        "Model": model,
+        "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
+        "Batch pos": None if alone or request.whole_batch == 1 else place,
+        "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
+        "RNG": request.rng,
+        **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
+        "Like": request.like,
+        "Version": f"diafano {__version__}",
+    }
+    said = {key: value for key, value in settings.items() if value is not None}
+    return infotext(request.prompt, request.negative, said)
+
+
+def read_recorded(text: str) -> Recorded:
+    """The request that a picture's text tells of. Raises UserError where it tells of none, or of an impossible one."""
+    found = parse_infotext(text)
+    if not found.settings:
+        raise UserError(
+            f"the picture's text {_shown(text)!r} holds no settings: give a picture that diafano or A1111 has drawn"
+        )
+    pairs = found.settings
+    ignored: list[str] = []
+    ours = pairs.get("Version", "").startswith("diafano ")
+    prompt, negative = found.prompt, found.negative
+    if not ours:
+        prompt, negative, ignored = _plain_texts(found)
+
+    settings: dict[str, Any] = {"negative": negative, "like": pairs.get("Like") if ours else _program(pairs)}
+    for key, name, read in (
+        ("Steps", "steps", int),
+        ("CFG scale", "guidance", float),
+        ("Seed", "seed", int),
+        ("Size", "size", str),
+        ("Clip skip", "clip_skip", int),
+        *((key, name, float) for name, key in OPTIONS.items()),
+    ):
+        if key in pairs:
+            settings[name] = _read(read, key, pairs[key])
+    if "Eta DDIM" in pairs:
+        settings["eta"] = _read(float, "Eta DDIM", pairs["Eta DDIM"])
+    if settings.get("clip_skip") == 0:  # some programs say so of the last layer
+        del settings["clip_skip"]
+    ignored += _read_sampler(pairs, settings)
+    if "RNG" in pairs:
+        rng = pairs["RNG"].upper().replace("NV", "GPU")
+        settings["rng"] = rng if rng in GENERATORS else None
+        ignored += [] if rng in GENERATORS else [f"RNG: {_shown(rng)}"]
+    if find_profile(settings["like"]).one_generator_for_all and "Batch pos" in pairs:
+        settings["batch_size"] = _read(int, "Batch size", pairs.get("Batch size", ""))
+        settings["batch_position"] = _read(int, "Batch pos", pairs["Batch pos"])
+    ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD]
+    model = pairs.get("Model", f"hash {pairs['Model hash']}" if "Model hash" in pairs else None)
+    return Recorded(prompt, settings, model, tuple(ignored))
+
+
+def with_overrides(recorded: Recorded, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded settings, and those in `given` that are not None instead of them.
+
+    What belonged to a setting that was replaced goes with it: the schedule and the options of a sampler, the generator
+    of a program, the place in a batch.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    settings = dict(recorded.settings)
+    goes_with = {
+        "sampler": ("schedule", *OPTIONS),
+        "like": ("rng", "batch_size", "batch_position"),
+        "seed": ("batch_size", "batch_position"),
+        "count": ("batch_size", "batch_position"),
+    }
+    for name in said.keys() & goes_with.keys():
+        for other in goes_with[name]:
+            settings.pop(other, None)
+    return settings | said
+
+
+def _program(pairs: Mapping[str, str]) -> str:
+    """Which program drew a picture that is not ours: A1111's text is written by A1111 unless it says something else."""
+    return "comfyui" if "comfyui" in pairs.get("Version", "").lower() else "a1111"
+
+
+def _plain_texts(found: Infotext) -> tuple[str, str, list[str]]:
+    """Prompt and negative prompt without what is not words, and what that was."""
+    texts = [found.prompt, found.negative]
+    ignored = [match.group() for text in texts for match in EXTRA_NETWORK.finditer(text)]
+    plain = [EXTRA_NETWORK.sub("", text) for text in texts]
+    if any(EMPHASIS.search(text) for text in plain):
+        ignored.append("weights and other syntax in the prompt, such as (word:1.2)")
+    return plain[0], plain[1], ignored
+
+
+def _read_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
+    """Put sampler and schedule into the settings, under today's names; returns what is not known here."""
+    ignored: list[str] = []
+    if "Sampler" in pairs:
+        try:
+            apart = with_one_schedule({"sampler": pairs["Sampler"]})
+            find_sampler(str(apart["sampler"]))
+        except UserError:
+            return [f"Sampler: {_shown(pairs['Sampler'])}"]
+        settings |= apart
+        for option in (option for option in OPTIONS if option in settings):
+            if option not in find_sampler(str(apart["sampler"])).options:
+                ignored.append(f"{OPTIONS[option]}: {settings.pop(option)} (of another sampler)")
+    schedule = pairs.get("Schedule type", "").strip()
+    if schedule.lower() == AUTOMATIC or (not schedule and "schedule" not in settings and _is_recent(pairs)):
+        settings.setdefault("schedule", AUTOMATIC)
+    elif schedule:
+        with contextlib.suppress(UserError):
+            settings["schedule"] = find_schedule(schedule).name
+            return ignored
+        settings.setdefault("schedule", AUTOMATIC)
+        ignored.append(f"Schedule type: {_shown(schedule)}")
+    else:
+        settings.setdefault("schedule", "uniform")
+    return ignored
+
+
+def _is_recent(pairs: Mapping[str, str]) -> bool:
+    version = re.search(r"v(\d+)\.(\d+)", pairs.get("Version", ""))
+    return version is not None and tuple(int(number) for number in version.groups()) >= SCHEDULES_OF_THEIR_OWN
+
+
+def _read(kind: Callable[[str], Any], key: str, value: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise UserError(f"the picture says {key} {_shown(value)!r}, which is no number: give it yourself") from None
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]}..."
