@@ -20,11 +20,13 @@ LAYERS = [
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
+    {"conditioning", "from_picture"},
     {"request", "recorded"},
     {"profiles", "profile_grids"},
+    {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers"},
     {"layers", "schedules", "noise", "philox", "picture", "devices", "infotext"},
-    {"errors", "memory", "threads"},
+    {"errors", "memory", "threads", "prompt_syntax"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

@@ -128,6 +128,27 @@ def generate(
         str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")
     ] = None,
     count: Annotated[int | None, typer.Option(help="How many pictures. Default: 1.", metavar="N")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to draw over. Its size is taken, or the nearest.", metavar="PICTURE")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="How much of that picture goes, 0 to 1. Default: 0.75.", metavar="S"),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Picture of its size, white where it is drawn anew, black elsewhere.", metavar="PICTURE"),
+    ] = None,
+    mask_blur: Annotated[
+        float, typer.Option(help="Pixels over which the mask's edge fades out.", metavar="PIXELS")
+    ] = 0.0,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Apply a LoRA even if the model has no place for some of it.")
+    ] = False,
     like: Annotated[
         str | None,
         typer.Option(
@@ -186,12 +207,18 @@ def generate(
             "s_noise": s_noise,
             "clip_skip": clip_skip,
             "like": like,
+            "strength": strength,
         },
         redrawn=redrawn,
         source=model,
         loading={"device": device, "dtype": dtype, "tokenizer": tokenizer, "prediction": prediction, "ema": ema},
         output=output,
         filmstrip=filmstrip,
+        image=image,
+        mask=mask,
+        mask_blur=mask_blur,
+        loras=lora or [],
+        allow_partial=allow_partial,
     )
 
 

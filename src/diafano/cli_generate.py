@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,17 @@ def generate(
     loading: Mapping[str, Any],
     output: Path,
     filmstrip: Path | None,
+    image: Path | None = None,
+    mask: Path | None = None,
+    mask_blur: float = 0.0,
+    loras: Sequence[str] = (),
+    allow_partial: bool = False,
 ) -> None:
     """Draw the pictures, write them and print their names.
 
     `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`. What is None in them, and the
-    prompt, come from the picture `redrawn` if there is one.
+    prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over,
+    `loras` files of LoRAs, each with ":strength" behind it or without.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,9 +46,10 @@ def generate(
         bar = progress.add_task("loading the model", total=None)
 
         import diafano
+        from diafano import from_picture
         from diafano.errors import UserError
         from diafano.filmstrip import Filmstrip
-        from diafano.picture import check_target, save_picture
+        from diafano.picture import check_target, read_picture, save_picture
         from diafano.recorded import with_overrides
 
         if prompt is None and redrawn is None:
@@ -58,10 +65,26 @@ def generate(
             settings = with_overrides(recorded, settings)
             prompt = recorded.prompt if prompt is None else prompt
         model = diafano.load(source, **loading)
+        if loras:
+            from diafano.checkpoints.lora import Loras
+
+            applied = Loras(model)
+            for file, weight in map(_with_strength, loras):
+                applied.add(file, weight, allow_partial=allow_partial)
         if recorded is not None:
             _tell_what_differs(recorded, model.card.name)
         assert prompt is not None
-        request = model.request(prompt, **settings)
+        start = None
+        if image is None:
+            if mask is not None or settings.get("strength") is not None:
+                raise UserError("a strength or a mask belongs to a picture to draw over: give it with --image")
+            request = model.request(prompt, **settings)
+        else:
+            picture = read_picture(image)
+            over = {"size": model.nearest_size(picture.size), "strength": from_picture.STRENGTH}
+            request = model.request(prompt, **{**over, **{key: it for key, it in settings.items() if it is not None}})
+            painted = None if mask is None else read_picture(mask)
+            start = from_picture.source(model.autoencoder, picture, request.size, mask=painted, blur=mask_blur)
         steps = len(model.sigmas(request)) - 1
         strip = None if filmstrip is None else Filmstrip(model, steps)
 
@@ -71,7 +94,7 @@ def generate(
                 strip(step, sigma, noisy, clean)  # type: ignore[arg-type]
 
         progress.update(bar, description="drawing", total=steps * len(model.batches(request)))
-        pictures = model.draw(request, on_step)
+        pictures = model.draw(request, on_step, start)
 
     first = request.seed + request.batch_position
     seeds = range(first, first + request.count)
@@ -84,6 +107,12 @@ def generate(
         print(filmstrip)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
+
+
+def _with_strength(lora: str) -> tuple[str, float]:
+    """``style.safetensors:0.8`` -> ("style.safetensors", 0.8)."""
+    match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", lora)
+    return (lora, 1.0) if match is None else (match[1], float(match[2]))
 
 
 def _recorded(path: Path) -> "Recorded":

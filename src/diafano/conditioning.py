@@ -45,11 +45,6 @@ class Told:
         return denoise
 
 
-def told_plainly(prompt: str, negative: str, steps: int, embed: Embed) -> list[Told]:
-    """One text for all steps, whatever brackets it has."""
-    return [Told(((embed(prompt), 1.0),), embed(negative))] * steps
-
-
 def told(prompt: str, negative: str, steps: int, embed: Embed) -> list[Told]:
     """What A1111's syntax says for each step. Equal texts are embedded once."""
     known: dict[str, Tensor] = {}

@@ -8,9 +8,9 @@
 Both leave samplers, guidance and the UNet as they are.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
@@ -20,6 +20,9 @@ from diafano.autoencoder import Autoencoder
 from diafano.denoiser import Denoise
 from diafano.errors import UserError
 from diafano.picture import fit, to_pixels
+
+STRENGTH = 0.75
+"""A1111's and diffusers' choice (diffusers': 0.8) where none is given: the composition stays, the details do not."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,8 @@ class Source:
     """L, of the picture's size: 255 where the new picture counts alone, 0 where the old one stays as it is."""
     free: Tensor | None = None
     """(1, 1, h, w), true where the latent is drawn anew."""
-
-    def start(self, noise: Tensor, sigma: float) -> Tensor:
-        """The first noisy latent of a part of a run, (batch, 4, h, w), in the samplers' currency."""
-        return self.latent + sigma * noise
+    masked_latent: Tensor | None = None
+    """(1, 4, h, w), of the picture with grey where it is drawn anew: what inpainting models are shown."""
 
     def keep(self, denoise: Denoise) -> Denoise:
         """`denoise`, but outside the mask the clean estimate is the picture's latent."""
@@ -49,15 +50,6 @@ class Source:
     def pasted(self, drawn: Image.Image) -> Image.Image:
         """The drawn picture inside the mask, the old one outside, bit for bit; between them a blend by the mask."""
         return drawn if self.mask is None else Image.composite(drawn, self.picture, self.mask)
-
-
-def part_of_run(sigmas: Sequence[float], strength: float) -> list[float]:
-    """The last `strength` (0 to 1) of a grid's steps; at 0 its last sigma alone, which is no step.
-
-    As in diffusers, the number of steps is rounded down.
-    """
-    steps = len(sigmas) - 1
-    return list(sigmas[steps - min(int(steps * strength), steps) :])
 
 
 @torch.inference_mode()
@@ -83,16 +75,20 @@ def source(
         raise UserError(f"the mask cannot be blurred by {blur}: give 0 for a hard edge, or a number of pixels")
     fitted = fit(picture, *size)
     weights = autoencoder.encoder.conv_in.weight
-    pixels = to_pixels(fitted)[None].to(weights.device, weights.dtype)
-    latent = autoencoder.encode(pixels).mean.float()
+
+    def encode(pixels: Tensor) -> Tensor:
+        return autoencoder.encode(pixels[None].to(weights.device, weights.dtype)).mean.float()
+
+    pixels = to_pixels(fitted)
+    latent = encode(pixels)
     if mask is None:
         return Source(fitted, latent)
     hard = fit(mask.convert("RGB"), *size).convert("L").point(lambda value: 255 if value >= 128 else 0)
     soft = _softened(hard, blur)
-    touched = torch.tensor(list(soft.getdata()), dtype=torch.float32).reshape(1, 1, size[1], size[0])
+    touched = torch.from_numpy(np.array(soft, np.float32))[None, None]
     # A latent position is drawn anew if any of its pixels is.
     free = F.max_pool2d(touched, autoencoder.factor).to(latent.device) > 0
-    return Source(fitted, latent, soft, free)
+    return Source(fitted, latent, soft, free, encode(pixels * (touched[0] == 0)))
 
 
 def _softened(mask: Image.Image, radius: float) -> Image.Image:

@@ -33,6 +33,7 @@ The grids themselves are in `schedules`; `profile_grids` says which of them a pr
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ from diafano import profile_grids as grids
 from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, NoiseSource
 from diafano.philox import Philox
+from diafano.prompt_embedding import Weighting
 from diafano.samplers import Sampler
 
 Draw = Callable[[Sequence[int]], Tensor]
@@ -87,6 +89,10 @@ class Profile:
     """How the timesteps that the network sees are made whole, given sampler and schedule; None: they stay."""
     skips_in_negative: bool = True
     """Whether CLIP skip goes for the negative prompt too."""
+    weighting: Weighting | None = "a1111"
+    """How weights in a prompt are applied; None: a prompt has no syntax."""
+    strength_runs: Literal["share", "share and one", "of a longer run"] = "share"
+    """What `part_of_run` runs of a picture's strength."""
     lacks: frozenset[str] = frozenset()
     """Samplers that the program does not have."""
     differs: Mapping[str, str] = field(default_factory=dict)
@@ -108,6 +114,18 @@ class Profile:
     def start(self, noise: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigma: float) -> Tensor:
         """The first latent, in the samplers' currency."""
         return sigma * noise if self.starts_at_sigma(sampler, schedule, sigma) else schedule.start(noise, sigma)
+
+    def part_of_run(
+        self, sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int, strength: float
+    ) -> list[float]:
+        """The falling sigmas of drawing over a picture; at strength 0 one sigma, which is no step."""
+        if self.strength_runs == "of a longer run" and strength > 0:
+            return self.grid(sampler, name, schedule, int(steps / strength))[-steps - 1 :]
+        sigmas = self.grid(sampler, name, schedule, steps)
+        run = int(strength * (len(sigmas) - 1))
+        if self.strength_runs == "share and one" and 0 < strength < 1:
+            run += 1
+        return sigmas[len(sigmas) - 1 - run :]
 
     def finish(self, latent: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigmas: Sequence[float]) -> Tensor:
         """The latent to decode, of a run along `sigmas`."""
@@ -138,6 +156,7 @@ PROFILES = {
     for profile in (
         Profile(
             "diffusers",
+            weighting=None,
             grid=grids.diffusers_grid,
             starts_at_sigma=lambda sampler, schedule, sigma: (
                 sampler.name in grids.DIFFUSERS_EXPLODING and schedule.config.spacing != "leading"
@@ -150,6 +169,7 @@ PROFILES = {
         ),
         Profile(
             "a1111",
+            strength_runs="share and one",
             start_noise=gpu,
             grid=grids.a1111_grid,
             starts_at_sigma=lambda sampler, schedule, sigma: sampler.name not in grids.A1111_ON_TIMESTEPS,
@@ -158,6 +178,8 @@ PROFILES = {
         ),
         Profile(
             "comfyui",
+            weighting="comfyui",
+            strength_runs="of a longer run",
             noise_on_the_way=gpu,
             one_generator_for_all=True,
             grid=grids.comfyui_grid,

@@ -27,9 +27,6 @@ UNDERSTOOD = {
 }
 
 EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^<>]*>")
-EMPHASIS = re.compile(r"(?<!\\)[(\[]|\bBREAK\b|\bAND\b")
-"""What A1111 reads in a prompt as something else than words."""
-
 SCHEDULES_OF_THEIR_OWN = (1, 9)
 """The version of A1111 since which a sampler's name alone means its "automatic" schedule; before, it meant uniform."""
 
@@ -63,6 +60,7 @@ def recorded_text(request: Request, place: int, model: str) -> str:
         "Model": model,
         "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
         "Batch pos": None if alone or request.whole_batch == 1 else place,
+        "Denoising strength": request.strength,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "RNG": request.rng,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
@@ -141,13 +139,11 @@ def _program(pairs: Mapping[str, str]) -> str:
 
 
 def _plain_texts(found: Infotext) -> tuple[str, str, list[str]]:
-    """Prompt and negative prompt without what is not words, and what that was."""
+    """Prompt and negative prompt without the networks that they name, and which those are."""
     texts = [found.prompt, found.negative]
     ignored = [match.group() for text in texts for match in EXTRA_NETWORK.finditer(text)]
-    plain = [EXTRA_NETWORK.sub("", text) for text in texts]
-    if any(EMPHASIS.search(text) for text in plain):
-        ignored.append("weights and other syntax in the prompt, such as (word:1.2)")
-    return plain[0], plain[1], ignored
+    prompt, negative = (EXTRA_NETWORK.sub("", text) for text in texts)
+    return prompt, negative, ignored
 
 
 def _read_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:

@@ -94,6 +94,9 @@ Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="wid
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
 LikeName = Annotated[str | None, BeforeValidator(_like), Field(description="the name of a program")]
 ClipSkip = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, the last layer, on")]
+Strength = Annotated[
+    float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")
+]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
 Churn = Annotated[float | None, Field(strict=True, ge=0, allow_inf_nan=False, description="a number from 0 on")]
 Eta = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
@@ -139,6 +142,8 @@ class Request(BaseModel):
     """Factor on fresh noise, for samplers that have the choice; None is 1."""
     clip_skip: ClipSkip = 1
     """Which of the text encoder's layers is read, counted from the end: 1 is the last (A1111's counting)."""
+    strength: Strength = None
+    """Share of the steps that are run over a picture that is drawn over; None: there is none."""
     like: LikeName = None
     """The program whose habits are taken on, one of `PROFILES`; None is diafano's own."""
     rng: Literal["CPU", "GPU"] | None = None

@@ -18,13 +18,16 @@ from PIL import Image
 from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
-from diafano.denoiser import Denoiser, guided
+from diafano.conditioning import Guide, Told, told
+from diafano.denoiser import Denoiser, Network
 from diafano.errors import UserError
+from diafano.from_picture import STRENGTH, Source, source
 from diafano.noise import NoiseSchedule
 from diafano.picture import to_picture, with_parameters
 from diafano.profiles import find_profile
+from diafano.prompt_embedding import embedded
 from diafano.recorded import recorded_text
-from diafano.request import ModelCard, Request, checked, with_one_schedule
+from diafano.request import LARGEST_EDGE, ModelCard, Request, checked, with_one_schedule
 from diafano.samplers import SAMPLERS, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
@@ -98,15 +101,29 @@ class StableDiffusion:
         s_noise: float | None = None,
         clip_skip: int | None = None,
         like: str | None = None,
+        image: Image.Image | None = None,
+        strength: float | None = None,
+        mask: Image.Image | None = None,
+        mask_blur: float = 0.0,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`count` pictures that show the prompt; what is left out is as the model's card says, the seed by chance.
 
         `size` is (width, height), `clip_skip` 1 the text encoder's last layer. `like` is "diffusers", "a1111" or
-        "comfyui": the program that draws the same picture of the same settings (see `profiles`). Each picture has its
-        settings in ``info["parameters"]`` and keeps them when saved.
+        "comfyui": the program that draws the same picture of the same settings (see `profiles`). The prompt may have
+        A1111's syntax (see `prompt_syntax`) and any length.
+
+        An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), and with a
+        `mask` only where that is white, see `from_picture.source`. The size is then the image's, or the nearest one.
+
+        Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
         """
+        if image is None and (strength is not None or mask is not None):
+            raise UserError("strength and mask belong to an image to draw over: give one, or leave them out")
+        if image is not None:
+            size = self.nearest_size(image.size) if size is None else size
+            strength = STRENGTH if strength is None else strength
         request = self.request(
             prompt,
             negative=negative,
@@ -122,8 +139,10 @@ class StableDiffusion:
             s_noise=s_noise,
             clip_skip=clip_skip,
             like=like,
+            strength=strength,
         )
-        return self.draw(request, on_step)
+        start = None if image is None else source(self.autoencoder, image, request.size, mask=mask, blur=mask_blur)
+        return self.draw(request, on_step, start)
 
     def request(self, prompt: str, **settings: object) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
@@ -157,12 +176,18 @@ class StableDiffusion:
                     f" {', '.join(other.name for other in SAMPLERS.values() if option in other.options)}"
                 )
         if any(edge % self.size_step for edge in request.size):
-            width, height = (max(1, round(edge / self.size_step)) * self.size_step for edge in request.size)
+            width, height = self.nearest_size(request.size)
             raise UserError(
                 f"size {request.size[0]}x{request.size[1]} is not possible: width and height must be multiples of"
                 f" {self.size_step}, such as {width}x{height}"
             )
         return request
+
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of a picture that can be drawn, nearest to `size`."""
+        step = self.size_step
+        width, height = (min(max(1, round(edge / step)) * step, LARGEST_EDGE // step * step) for edge in size)
+        return width, height
 
     def batches(self, request: Request) -> list[range]:
         """The places (0 is the first picture's) of the pictures that are drawn together, batch by batch."""
@@ -171,30 +196,47 @@ class StableDiffusion:
         return [range(first, min(first + at_once, end)) for first in range(request.batch_position, end, at_once)]
 
     @torch.inference_mode()
-    def draw(self, request: Request, on_step: OnStep | None = None) -> list[Image.Image]:
-        """The request's pictures. `on_step` is called once for each step of each of `batches`, steps from 0 on."""
-        profile, sampler = find_profile(request.like), find_sampler(request.sampler)
-        negative, prompt = self.encode_text([request.negative, request.prompt], request.clip_skip)
-        if request.clip_skip > 1 and not profile.skips_in_negative:
-            (negative,) = self.encode_text([request.negative])
+    def draw(self, request: Request, on_step: OnStep | None = None, start: Source | None = None) -> list[Image.Image]:
+        """The request's pictures, drawn over `start` if there is one.
+
+        `on_step` is called once for each step of each of `batches`, steps from 0 on.
+        """
         sigmas = self.sigmas(request)
+        run = self.told(request, len(sigmas) - 1)
         pictures: list[Image.Image] = []
         for places in self.batches(request):
-            noise = self.noise_source(request, places)
-            noisy = profile.start(noise(), sampler, self.schedule, sigmas[0])
-            latent = self.denoise(noisy, sigmas, prompt, negative, request, noise, on_step)
+            latent = self.denoise(run, sigmas, request, self.noise_source(request, places), on_step, start)
             for place, pixels in zip(places, self.decode(latent), strict=True):
-                settings = recorded_text(request, place, self.card.name)
-                pictures.append(with_parameters(to_picture(pixels), settings))
+                drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
+                pictures.append(with_parameters(drawn, recorded_text(request, place, self.card.name)))
         return pictures
 
     def sigmas(self, request: Request) -> list[float]:
-        """The falling noise levels of the run: ``steps + 1``, except where `request.like` counts steps otherwise."""
-        sampler = find_sampler(request.sampler)
-        return find_profile(request.like).grid(sampler, request.schedule, self.schedule, request.steps)
+        """The falling noise levels of the run: ``steps + 1``, except where `request.like` counts steps otherwise.
+
+        With `request.strength` the last share of them.
+        """
+        sampler, profile = find_sampler(request.sampler), find_profile(request.like)
+        if request.strength is None:
+            return profile.grid(sampler, request.schedule, self.schedule, request.steps)
+        return profile.part_of_run(sampler, request.schedule, self.schedule, request.steps, request.strength)
+
+    def told(self, request: Request, steps: int) -> list[Told]:
+        """The embeddings of the request's texts, for each of the steps."""
+        profile = find_profile(request.like)
+
+        def embed(text: str, skip: int = request.clip_skip) -> Tensor:
+            if profile.weighting is None:
+                return self.encode_text([text], skip)[0]
+            return embedded(text, self.tokenizer, self.text_encoder, skip=skip, weighting=profile.weighting)
+
+        if profile.weighting == "a1111":
+            return told(request.prompt, request.negative, steps, embed)
+        skip_in_negative = request.clip_skip if profile.skips_in_negative else 1
+        return [Told(((embed(request.prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
-        """Texts -> (count, tokens, text width), all in one batch. Warns of words that do not fit any more."""
+        """Texts as they stand -> (count, tokens, text width), all in one batch. Warns of words that do not fit."""
         for text in texts:
             if cut := self.tokenizer.tokens_cut(text):
                 warnings.warn(
@@ -217,23 +259,48 @@ class StableDiffusion:
 
     def denoise(
         self,
-        noisy: Tensor,
+        run: Sequence[Told],
         sigmas: Sequence[float],
-        prompt: Tensor,
-        negative: Tensor,
         request: Request,
         noise_source: Callable[[], Tensor],
         on_step: OnStep | None = None,
+        start: Source | None = None,
     ) -> Tensor:
-        """Noisy latents (batch, 4, h, w) at ``sigmas[0]`` -> clean ones; `prompt`, `negative`: (tokens, text width)."""
+        """From noise at ``sigmas[0]`` to clean latents (batch, 4, h, w), told in each step what `run` says."""
         profile, sampler = find_profile(request.like), find_sampler(request.sampler)
-        denoiser = Denoiser(profile.network(self.unet, sampler, request.schedule), self.schedule, self.dtype)
-        positive = prompt.expand(len(noisy), -1, -1)
-        denoise = guided(denoiser, positive, negative[None], request.guidance)
-        watch = None if on_step is None else lambda info: _tell(on_step, info)
+        noise = noise_source()
+        if start is not None and len(sigmas) == 1:
+            return start.latent.expand_as(noise)
+        whole = request.strength is None or request.strength == 1.0
+        noisy = profile.start(noise, sampler, self.schedule, sigmas[0])
+        if start is not None and not whole:
+            noisy = start.latent + sigmas[0] * noise
+        network = self._inpainting(start) if self.unet.config.in_channels > noise.shape[1] else self.unet
+        denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype)
+        guide = Guide(run, denoiser, request.guidance, len(noise))
+
+        def watch(info: StepInfo) -> None:
+            guide.step = info.step + 1
+            if on_step is not None:
+                on_step(info.step, info.sigma, info.x, info.clean)
+
+        denoise = guide if start is None or network is not self.unet else start.keep(guide)
         options = request.sampler_options
         latent = sampler.function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
         return profile.finish(latent, sampler, self.schedule, sigmas)
+
+    def _inpainting(self, start: Source | None) -> Network:
+        """The UNet of an inpainting model, which also sees the mask and what of the picture lies outside it."""
+        if start is None or start.free is None or start.masked_latent is None:
+            raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
+        seen = torch.cat([start.free.float(), start.masked_latent], dim=1)
+
+        def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+            surroundings = seen.to(latent.dtype).expand(len(latent), -1, -1, -1)
+            predicted: Tensor = self.unet(torch.cat([latent, surroundings], dim=1), timestep, text)
+            return predicted
+
+        return network
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
         """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32."""
@@ -247,18 +314,14 @@ class StableDiffusion:
             yield from pixels.to(torch.float32)
 
 
-def _tell(on_step: OnStep, info: StepInfo) -> None:
-    on_step(info.step, info.sigma, info.x, info.clean)
-
-
 def _check_fit(
     tokenizer: Tokenizer, text_encoder: CLIPTextEncoder | BERTTextEncoder, unet: UNet, autoencoder: Autoencoder
 ) -> None:
     channels = autoencoder.config.latent_channels
-    if unet.config.in_channels != channels:
+    if unet.config.in_channels not in (channels, 2 * channels + 1):  # the latter for inpainting
         raise UserError(
             f"the UNet takes {unet.config.in_channels} channels and the autoencoder makes {channels}: models for"
-            " inpainting, depth or editing cannot draw from text alone, use a text-to-image model"
+            " depth or editing are not known, use a text-to-image model"
         )
     if unet.config.out_channels != channels:
         raise UserError(f"the UNet gives {unet.config.out_channels} channels, not the autoencoder's {channels}")
