@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.samplers import (
     SAMPLERS,
     StepInfo,
@@ -29,6 +30,7 @@ from diafano.samplers import (
     pndm,
     uni_pc,
 )
+from diafano.schedules import find_schedule
 
 MEAN, SPREAD = 0.7, 0.5
 DETERMINISTIC = [name for name, row in SAMPLERS.items() if not row.stochastic]
@@ -319,3 +321,22 @@ def test_churn_asks_for_noise_and_for_amounts_that_make_sense(sampler) -> None:
         sampler(gaussian(), X, [8.0, 0.0], s_churn=-1.0)
     with pytest.raises(UserError, match="s_noise nan"):
         sampler(gaussian(), X, [8.0, 0.0], s_noise=math.nan)
+
+
+@pytest.mark.parametrize("name", sorted(DETERMINISTIC))
+@pytest.mark.parametrize("grid", ["uniform", "automatic"])
+def test_a_start_in_pure_noise_does_not_magnify_the_networks_error(name: str, grid: str) -> None:
+    """Cosine schedules fall from sigma 20291 to 8 in one of 12 steps; mixing two slopes made thousands of a tenth."""
+    if name in ("lcm",):
+        pytest.skip("does not solve the equation")
+    row, trained = find_sampler(name), NoiseSchedule(ScheduleConfig(kind="cosine", spacing="trailing"))
+    sigmas = find_schedule(row.schedule if grid == "automatic" else grid).function(trained, 12)
+    sigmas = [*sigmas[:-1], 0.0]
+    exact = gaussian()
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return exact(x, sigma) + (0.1 if sigma > 100 else 0.0)
+
+    noise = torch.tensor([[[[-1.0, 0.0, 1.5]]]])
+    ended = row.function(denoise, trained.start(noise, sigmas[0]), sigmas)
+    assert torch.allclose(ended, MEAN + SPREAD * noise, atol=0.2)

@@ -18,6 +18,7 @@ from diafano.samplers.stepping import (
     check_eta,
     check_noise_scale,
     fresh_noise,
+    leaves_pure_noise,
     report,
     walk,
 )
@@ -206,7 +207,7 @@ def pndm(
         slopes = [(x - clean) / now, *slopes[:3]]
         weights: tuple[float, ...] = ADAMS_BASHFORTH[len(slopes) - 1]
         used = slopes
-        if step == 0 and after > 0.0:
+        if step == 0 and after > 0.0 and not leaves_pure_noise(now, after):
             ahead = x + (after - now) * slopes[0]
             weights, used = (0.5, 0.5), [slopes[0], (ahead - denoise(ahead, after)) / after]
         for weight, slope in zip(weights, used, strict=True):

@@ -18,6 +18,7 @@ from diafano.samplers.stepping import (
     check_noise_scale,
     churned,
     fresh_noise,
+    leaves_pure_noise,
     report,
     up_and_down,
     walk,
@@ -145,7 +146,7 @@ def heun(
         report(on_step, step, raised, x, clean)
         slope = (x - clean) / raised
         ahead = x + (after - raised) * slope
-        if after == 0.0:
+        if after == 0.0 or leaves_pure_noise(raised, after):
             x = ahead
         else:
             slope_ahead = (ahead - denoise(ahead, after)) / after
@@ -203,8 +204,8 @@ def dpm_2_ancestral(
 def _midpoint(denoise: Denoise, x: Tensor, clean: Tensor, now: float, after: float) -> Tensor:
     """The step of `dpm_2`; `clean` is the estimate made from x."""
     slope = (x - clean) / now
-    if after == 0.0:
-        return x - now * slope
+    if after == 0.0 or leaves_pure_noise(now, after):
+        return x + (after - now) * slope
     middle = math.sqrt(now * after)
     halfway = x + (middle - now) * slope
     slope_halfway = (halfway - denoise(halfway, middle)) / middle

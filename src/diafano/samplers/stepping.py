@@ -19,6 +19,11 @@ LARGEST_CHURN = math.sqrt(2.0) - 1.0
 """Karras et al. 2022, algorithm 2: a step never adds more noise than there is."""
 
 
+PURE_NOISE = 100.0
+"""A sigma at which a hundredth of the signal is left; that of Stable Diffusion's own schedule ends at 14.6."""
+LEAP = 0.25
+
+
 class StepInfo(NamedTuple):
     """What a watcher sees of one step, before x moves on."""
 
@@ -67,6 +72,16 @@ def churned(
         return x, now
     raised = now * (1.0 + share)
     return x + s_noise * math.sqrt(raised**2 - now**2) * fresh_noise(noise_source, f"{who} with churn"), raised
+
+
+def leaves_pure_noise(now: float, after: float) -> bool:
+    """Whether a step comes down from where x is nothing but noise, in a leap.
+
+    Schedules that end at (nearly) no signal, as cosine ones do, begin with such a step: the next sigma is a small share
+    of the first. Slopes hardly change with x there, but their small change is multiplied by all of the huge sigma, so
+    methods that mix two slopes end far off. The first-order step, to the mean of what the noise may hide, is right.
+    """
+    return now > PURE_NOISE and after < LEAP * now
 
 
 def report(on_step: OnStep | None, step: int, sigma: float, x: Tensor, clean: Tensor) -> None:
