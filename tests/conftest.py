@@ -60,7 +60,7 @@ def tiny_model() -> StableDiffusion:
         unet.eval(),
         autoencoder.eval(),
         NoiseSchedule(ScheduleConfig()),
-        ModelCard(name="tiny", size=(64, 64), steps=4, guidance=2.0),
+        ModelCard(name="tiny", size=(64, 64), steps=4, guidance=2.0, sampler="ddim"),
     )
 
 

@@ -212,9 +212,9 @@ def test_settings_survive_pillows_save(tiny_model: StableDiffusion, tmp_path: Pa
 # ---- parts that do not fit
 
 
-def test_an_inpainting_unet_cannot_draw_from_text(tiny_model: StableDiffusion) -> None:
-    unet = UNet(tiny_model.unet.config.model_copy(update={"in_channels": 9}))
-    with pytest.raises(UserError, match="inpainting"):
+def test_a_unet_for_editing_is_refused(tiny_model: StableDiffusion) -> None:
+    unet = UNet(tiny_model.unet.config.model_copy(update={"in_channels": 8}))
+    with pytest.raises(UserError, match="depth or editing"):
         StableDiffusion(**{**vars(tiny_model), "unet": unet})
 
 

@@ -67,7 +67,7 @@ def model() -> StableDiffusion:
             shaken(UNet(UNetConfig(widths=(32, 64), layers=1, attention=(True, True), heads=(2, 4), text_width=32))),
             shaken(Autoencoder(AutoencoderConfig(widths=(16, 32, 32), layers=1, groups=8, latent_scale=0.7))),
             NoiseSchedule(V1),
-            ModelCard(name="tiny", size=(64, 64)),
+            ModelCard(name="tiny", size=(64, 64), sampler="ddim"),
         )
 
 

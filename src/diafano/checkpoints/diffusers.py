@@ -8,6 +8,7 @@
 Both ways: what is written here opens in diffusers' StableDiffusionPipeline, and what that writes opens here.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,10 +141,8 @@ def _guessed_card(folder: Path, sample_size: Any, factor: int, scheduler: Mappin
     fields: dict[str, Any] = {"name": folder.resolve().name}
     if all(isinstance(edge, int) for edge in edges):
         fields["size"] = (edges[1] * factor, edges[0] * factor)
-    try:
+    with contextlib.suppress(UserError):  # a sampler that is not known here leaves the card's default
         fields["sampler"] = find_sampler(str(scheduler.get("_class_name"))).name
-    except UserError:  # a sampler that is not known here
-        fields["sampler"] = "ddim"
     if scheduler.get("use_karras_sigmas", False):
         fields["schedule"] = "karras"
     return checked(ModelCard, fields)
