@@ -15,9 +15,13 @@ PROMPTS = (
     "a blue fox on a white background",
     "three bananas on a green background",
     "a fish and a star on grey",
-    "a mushroom on a cyan background",
-    "a car on a blue background",
-    "a heart on a black background",
+    "a strawberry left of an owl on a pink background",
+    "a yellow rocket and a purple cat on a black background",
+    "four frogs on an orange background",
+    "a big mushroom on a cyan background",
+    "a house above a tree on a blue background",
+    "a small car on a yellow background",
+    "a green heart on a brown background",
 )
 COLUMNS, SCALE, CAPTION = 4, 3, 30
 

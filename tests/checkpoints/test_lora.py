@@ -173,7 +173,6 @@ def test_what_does_not_fit_is_one_sentence(model: StableDiffusion, tmp_path: Pat
 
 
 def test_diffusers_applies_the_same(model: StableDiffusion, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
     from diffusers import UNet2DConditionModel
 
     from diafano.checkpoints.parts import PartWriter
