@@ -75,9 +75,9 @@ _EMBEDDED = replace(
     name="embedded",
     size=(64, 64),  # latent (4, 16, 16)
     text_encoder=CLIPTextConfig(
-        vocabulary=914, width=256, mlp_width=1024, layers=3, heads=4, start_token=912, end_token=913, pad_token=913
+        vocabulary=695, width=256, mlp_width=1024, layers=3, heads=4, start_token=693, end_token=694, pad_token=694
     ),
-    unet=UNetConfig(widths=(128, 160, 192), layers=1, attention=(False, True, True), heads=(4, 4, 4), text_width=256),
+    unet=UNetConfig(widths=(96, 128, 192), layers=1, attention=(False, True, True), heads=(4, 4, 4), text_width=256),
     autoencoder=AutoencoderConfig(widths=(32, 64, 128), layers=1, groups=16, middle_attention=False),
     schedule=ScheduleConfig(prediction="v", kind="cosine", spacing="trailing"),
 )
