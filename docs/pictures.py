@@ -13,15 +13,15 @@ PROMPTS = (
     "a penguin on a red background",
     "a rocket on a purple background",
     "a blue fox on a white background",
-    "three bananas on a green background",
+    "three bananas on green",
     "a fish and a star on grey",
-    "a strawberry left of an owl on a pink background",
-    "a yellow rocket and a purple cat on a black background",
-    "four frogs on an orange background",
-    "a big mushroom on a cyan background",
-    "a house above a tree on a blue background",
-    "a small car on a yellow background",
-    "a green heart on a brown background",
+    "a strawberry left of an owl on pink",
+    "a yellow rocket and a purple cat",
+    "four frogs on orange",
+    "a big mushroom on cyan",
+    "a house above a tree on blue",
+    "a small car on yellow",
+    "a green heart on brown",
 )
 COLUMNS, SCALE, CAPTION = 4, 3, 30
 
