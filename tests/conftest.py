@@ -8,6 +8,7 @@ wait_asleep()
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -62,6 +63,41 @@ def tiny_model() -> StableDiffusion:
         NoiseSchedule(ScheduleConfig()),
         ModelCard(name="tiny", size=(64, 64), steps=4, guidance=2.0, sampler="ddim"),
     )
+
+
+@pytest.fixture(scope="session")
+def narrow_model(tiny_model: StableDiffusion) -> Callable[[bool], StableDiffusion]:
+    """Random weights in a form that a single file can say: of the second family if asked, else of the first."""
+
+    def make(second: bool = False) -> StableDiffusion:
+        words = tiny_model.tokenizer
+        text = CLIPTextConfig(
+            vocabulary=words.vocabulary_size,
+            width=64,
+            mlp_width=64,
+            layers=1,
+            heads=1,
+            activation="gelu" if second else "quick_gelu",
+            start_token=words.start_token,
+            end_token=words.end_token,
+            pad_token=0 if second else words.pad_token,
+        )
+        heads = (1,) if second else (8,)
+        unet = UNetConfig(
+            widths=(32,), layers=1, attention=(True,), heads=heads, text_width=64, linear_projection=second
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return StableDiffusion(
+                words,
+                CLIPTextEncoder(text).eval(),
+                UNet(unet).eval(),
+                Autoencoder(AutoencoderConfig(widths=(32, 32), layers=1)).eval(),
+                NoiseSchedule(ScheduleConfig(final_sigma="first")),
+                ModelCard(name="narrow", size=(64, 64), steps=2),
+            )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import shutil
 import sys
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,12 @@ from torch import Tensor
 
 import diafano
 from diafano import cli
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.original import save_file
 from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.picture import read_picture
-from diafano.stable_diffusion import ModelCard, StableDiffusion
-from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
-from diafano.unet import UNet, UNetConfig
+from diafano.stable_diffusion import StableDiffusion
 
 SWITCHES = 20
 DECIDING = "model.diffusion_model.output_blocks.1.1.transformer_blocks.0.norm1.bias"
@@ -44,33 +42,16 @@ def _keep_showwarning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[1, 2], ids=["1.x", "2.x"])
-def single_file(request: pytest.FixtureRequest, tiny_model: StableDiffusion, tmp_path: Path) -> Path:
+def single_file(
+    request: pytest.FixtureRequest, narrow_model: Callable[[bool], StableDiffusion], tmp_path: Path
+) -> Path:
     """A small model of either family without metadata; its tokenizer is in the folder beside it."""
     second = request.param == 2
-    words = tiny_model.tokenizer
-    words.save(tmp_path / "tokenizer")
+    model = narrow_model(second)
+    model.tokenizer.save(tmp_path / "tokenizer")
     if second:  # padded with "!"
         path = tmp_path / "tokenizer/tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
-    text = CLIPTextConfig(
-        vocabulary=words.vocabulary_size, width=64, mlp_width=64, layers=1, heads=1,
-        activation="gelu" if second else "quick_gelu",
-        start_token=words.start_token, end_token=words.end_token, pad_token=0 if second else words.pad_token,
-    )  # fmt: skip
-    unet = UNetConfig(
-        widths=(32,), layers=1, attention=(True,), heads=(1,) if second else (8,), text_width=64,
-        linear_projection=second,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = StableDiffusion(
-            words,
-            CLIPTextEncoder(text).eval(),
-            UNet(unet).eval(),
-            Autoencoder(AutoencoderConfig(widths=(32, 32), layers=1)).eval(),
-            NoiseSchedule(ScheduleConfig(final_sigma="first")),
-            ModelCard(name="model", size=(64, 64)),
-        )
     save_file(model, tmp_path / "said.safetensors")
     save_tensors(load_tensors(tmp_path / "said.safetensors"), tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diafano.conditioning import Guide, told
+from diafano.conditioning import Guide, conditioning_of_steps
 from diafano.denoiser import Denoiser
 from diafano.noise import NoiseSchedule
 from diafano.stable_diffusion import StableDiffusion
@@ -23,7 +23,7 @@ def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
 
 
 def noise_at(prompt: str, negative: str, step: int, *, steps: int = 4, guidance: float = 2.0) -> float:
-    guide = Guide(told(prompt, negative, steps, embed), Denoiser(network, SCHEDULE), guidance, 2)
+    guide = Guide(conditioning_of_steps(prompt, negative, steps, embed), Denoiser(network, SCHEDULE), guidance, 2)
     guide.step = step
     x = torch.zeros(2, 1, 1, 1)
     return float(-guide(x, 1.0)[0, 0, 0, 0])  # clean = x - sigma * noise
@@ -54,13 +54,13 @@ def test_equal_texts_are_embedded_once() -> None:
         asked.append(text)
         return embed(text)
 
-    told("[a|b] AND a", "a", 50, count)
+    conditioning_of_steps("[a|b] AND a", "a", 50, count)
     assert sorted(asked) == [" a", "a", "b"]
 
 
 def test_a_prompt_beyond_77_tokens_is_told_whole(tiny_model: StableDiffusion) -> None:
     request = tiny_model.request("1 " * 100, seed=1)
-    (first, *_) = tiny_model.told(request, 4)
+    (first, *_) = tiny_model.conditionings(request, 4)
     assert len(first.positive[0][0]) == 2 * 77 and len(first.negative) == 77
     (picture,) = tiny_model.generate("1 " * 100, seed=1)
     assert picture.size == (64, 64)
@@ -71,7 +71,7 @@ def test_brackets_are_words_for_diffusers(tiny_model: StableDiffusion) -> None:
     literal = heavy.model_copy(update={"like": "diffusers"})
 
     def first(request: object) -> Tensor:
-        return tiny_model.told(request, 1)[0].positive[0][0]  # type: ignore[arg-type]
+        return tiny_model.conditionings(request, 1)[0].positive[0][0]  # type: ignore[arg-type]
 
     assert not torch.allclose(first(heavy), first(plain))
     assert torch.equal(first(literal), tiny_model.encode_text(["a (penguin:1.5)"])[0])

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from diafano.checkpoints.diffusers import save_folder
 from diafano.errors import UserError
-from diafano.from_picture import source
+from diafano.from_picture import encode_init_image
 from diafano.picture import to_picture
 from diafano.stable_diffusion import StableDiffusion
 from diafano.unet import UNet
@@ -53,7 +53,7 @@ def test_strength_zero_gives_the_picture_as_the_autoencoder_sees_it(
     tiny_model: StableDiffusion, picture: Image.Image
 ) -> None:
     with torch.inference_mode():
-        start = source(tiny_model.autoencoder, picture, (64, 64))
+        start = encode_init_image(tiny_model.autoencoder, picture, (64, 64))
         seen = to_picture(next(tiny_model.decode(start.latent)))
     assert same(draw(tiny_model, image=picture, strength=0.0), seen)
 
@@ -167,7 +167,9 @@ def test_diffusers_inpainting_draws_the_same(
     pipeline = opened(diffusers.StableDiffusionInpaintPipeline, model, tmp_path, monkeypatch)
     expected = theirs(pipeline, image=picture, mask_image=mask, strength=strength, width=64, height=64)
     settings = {"seed": SEED, "steps": STEPS, "guidance": GUIDANCE, "strength": strength, "like": "diffusers"}
-    start = dataclasses.replace(source(model.autoencoder, picture, (64, 64), mask=mask), mask=None)  # not pasted
+    start = dataclasses.replace(
+        encode_init_image(model.autoencoder, picture, (64, 64), mask=mask), mask=None
+    )  # not pasted
     drawn = model.draw(model.request(PROMPT, **settings), start=start)[0]
     assert psnr(drawn, expected) >= 50
 

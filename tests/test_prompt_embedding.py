@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diafano.prompt_embedding import Weighting, chunks_of, embedded
+from diafano.prompt_embedding import Weighting, chunks_of, embed_prompt
 from diafano.stable_diffusion import StableDiffusion
 
 
@@ -15,7 +15,7 @@ def parts(tiny_model: StableDiffusion) -> StableDiffusion:
 
 def embed(model: StableDiffusion, text: str, weighting: Weighting = "a1111") -> Tensor:
     with torch.no_grad():
-        return embedded(text, model.tokenizer, model.text_encoder, weighting=weighting)
+        return embed_prompt(text, model.tokenizer, model.text_encoder, weighting=weighting)
 
 
 def words(count: int, first: int = 0) -> list[str]:

@@ -327,8 +327,6 @@ def test_churn_asks_for_noise_and_for_amounts_that_make_sense(sampler) -> None:
 @pytest.mark.parametrize("grid", ["uniform", "automatic"])
 def test_a_start_in_pure_noise_does_not_magnify_the_networks_error(name: str, grid: str) -> None:
     """Cosine schedules fall from sigma 20291 to 8 in one of 12 steps; mixing two slopes made thousands of a tenth."""
-    if name in ("lcm",):
-        pytest.skip("does not solve the equation")
     row, trained = find_sampler(name), NoiseSchedule(ScheduleConfig(kind="cosine", spacing="trailing"))
     sigmas = find_schedule(row.schedule if grid == "automatic" else grid).function(trained, 12)
     sigmas = [*sigmas[:-1], 0.0]

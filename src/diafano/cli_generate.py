@@ -46,7 +46,6 @@ def generate(
         bar = progress.add_task("loading the model", total=None)
 
         import diafano
-        from diafano import from_picture
         from diafano.errors import UserError
         from diafano.filmstrip import Filmstrip
         from diafano.picture import check_target, read_picture, save_picture
@@ -64,6 +63,7 @@ def generate(
         if recorded is not None:
             settings = with_overrides(recorded, settings)
             prompt = recorded.prompt if prompt is None else prompt
+        over, painted = (None if path is None else read_picture(path) for path in (image, mask))
         model = diafano.load(source, **loading)
         if loras:
             from diafano.checkpoints.lora import Loras
@@ -74,17 +74,7 @@ def generate(
         if recorded is not None:
             _tell_what_differs(recorded, model.card.name)
         assert prompt is not None
-        start = None
-        if image is None:
-            if mask is not None or settings.get("strength") is not None:
-                raise UserError("a strength or a mask belongs to a picture to draw over: give it with --image")
-            request = model.request(prompt, **settings)
-        else:
-            picture = read_picture(image)
-            over = {"size": model.nearest_size(picture.size), "strength": from_picture.STRENGTH}
-            request = model.request(prompt, **{**over, **{key: it for key, it in settings.items() if it is not None}})
-            painted = None if mask is None else read_picture(mask)
-            start = from_picture.source(model.autoencoder, picture, request.size, mask=painted, blur=mask_blur)
+        request, start = model.prepare(prompt, image=over, mask=painted, mask_blur=mask_blur, **settings)
         steps = len(model.sigmas(request)) - 1
         strip = None if filmstrip is None else Filmstrip(model, steps)
 

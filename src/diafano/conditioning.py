@@ -1,4 +1,4 @@
-"""What the UNet is told in each step of a run: the embeddings of the prompt's texts, and how they guide.
+"""Conditioning: the embeddings of the prompt's texts that the UNet is given in each step, and how they guide.
 
 A plain prompt is one text for all steps. A1111's syntax (`prompt_syntax`) can make several of it, at once (AND) or one
 after the other ([a:b:0.5], [a|b]).
@@ -17,7 +17,7 @@ Embed = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditioning:
     """The texts of one step."""
 
     positive: tuple[tuple[Tensor, float], ...]
@@ -45,7 +45,7 @@ class Told:
         return denoise
 
 
-def told(prompt: str, negative: str, steps: int, embed: Embed) -> list[Told]:
+def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed) -> list[Conditioning]:
     """What A1111's syntax says for each step. Equal texts are embedded once."""
     known: dict[str, Tensor] = {}
 
@@ -57,20 +57,20 @@ def told(prompt: str, negative: str, steps: int, embed: Embed) -> list[Told]:
     parts = composition(prompt)
     texts = list(zip(*(at_steps(part.text, steps) for part in parts), strict=True))
     negatives = at_steps(negative, steps)
-    made: dict[tuple[tuple[str, ...], str], Told] = {}
+    made: dict[tuple[tuple[str, ...], str], Conditioning] = {}
     run = []
     for words, without in zip(texts, negatives, strict=True):
         if (words, without) not in made:
             positive = tuple((look_up(text), part.weight) for text, part in zip(words, parts, strict=True))
-            made[words, without] = Told(positive, look_up(without))
+            made[words, without] = Conditioning(positive, look_up(without))
         run.append(made[words, without])
     return run
 
 
 class Guide:
-    """`denoise` for a whole run: step by step what is told there. `step` is to be counted on by whoever counts."""
+    """`denoise` for a whole run, by each step's conditioning. Whoever runs the sampler sets `step`, 0 at first."""
 
-    def __init__(self, run: Sequence[Told], denoiser: Denoiser, guidance: float, batch: int) -> None:
+    def __init__(self, run: Sequence[Conditioning], denoiser: Denoiser, guidance: float, batch: int) -> None:
         self.step = 0
         guides = {id(one): one.guide(denoiser, guidance, batch) for one in run}
         self._steps = [guides[id(one)] for one in run]

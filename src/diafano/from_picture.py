@@ -26,7 +26,7 @@ STRENGTH = 0.75
 
 
 @dataclass(frozen=True)
-class Source:
+class InitImage:
     """The picture to draw from."""
 
     picture: Image.Image
@@ -35,17 +35,17 @@ class Source:
     """(1, 4, h, w), float32."""
     mask: Image.Image | None = None
     """L, of the picture's size: 255 where the new picture counts alone, 0 where the old one stays as it is."""
-    free: Tensor | None = None
+    latent_mask: Tensor | None = None
     """(1, 1, h, w), true where the latent is drawn anew."""
     masked_latent: Tensor | None = None
     """(1, 4, h, w), of the picture with grey where it is drawn anew: what inpainting models are shown."""
 
     def keep(self, denoise: Denoise) -> Denoise:
         """`denoise`, but outside the mask the clean estimate is the picture's latent."""
-        free, latent = self.free, self.latent
-        if free is None:
+        mask, latent = self.latent_mask, self.latent
+        if mask is None:
             return denoise
-        return lambda x, sigma: torch.where(free, denoise(x, sigma), latent)
+        return lambda x, sigma: torch.where(mask, denoise(x, sigma), latent)
 
     def pasted(self, drawn: Image.Image) -> Image.Image:
         """The drawn picture inside the mask, the old one outside, bit for bit; between them a blend by the mask."""
@@ -53,14 +53,14 @@ class Source:
 
 
 @torch.inference_mode()
-def source(
+def encode_init_image(
     autoencoder: Autoencoder,
     picture: Image.Image,
     size: tuple[int, int],
     *,
     mask: Image.Image | None = None,
     blur: float = 0.0,
-) -> Source:
+) -> InitImage:
     """`picture` as a start for pictures of `size` (width, height): scaled and cropped to it, and encoded.
 
     White in `mask` is drawn anew, black stays; `blur` is the radius, in pixels, of the soft edge that is laid around
@@ -82,13 +82,13 @@ def source(
     pixels = to_pixels(fitted)
     latent = encode(pixels)
     if mask is None:
-        return Source(fitted, latent)
+        return InitImage(fitted, latent)
     hard = fit(mask.convert("RGB"), *size).convert("L").point(lambda value: 255 if value >= 128 else 0)
     soft = _softened(hard, blur)
     touched = torch.from_numpy(np.array(soft, np.float32))[None, None]
     # A latent position is drawn anew if any of its pixels is.
-    free = F.max_pool2d(touched, autoencoder.factor).to(latent.device) > 0
-    return Source(fitted, latent, soft, free, encode(pixels * (touched[0] == 0)))
+    latent_mask = F.max_pool2d(touched, autoencoder.factor).to(latent.device) > 0
+    return InitImage(fitted, latent, soft, latent_mask, encode(pixels * (touched[0] == 0)))
 
 
 def _softened(mask: Image.Image, radius: float) -> Image.Image:

@@ -94,9 +94,8 @@ def comfyui_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: in
     if name == "beta":  # quantiles of timesteps, not of sigmas, each but once
         last = len(schedule) - 1
         quantiles = [beta_quantile(1.0 - step / steps, 0.6, 0.6) * last for step in range(steps)]
-        places = [
-            round(round(quantile, 9)) for quantile in quantiles
-        ]  # the middle one is 499.5 but for the last digits
+        # The middle one is 499.5 but for the last digits, and must be rounded as if it were.
+        places = [round(round(quantile, 9)) for quantile in quantiles]
         return [*(schedule.sigma_of(place) for place in dict.fromkeys(places)), 0.0]
     if name == "align_your_steps" and steps < len(schedule):
         return _without_next_to_last(find_schedule(name).function(schedule, steps + 1))

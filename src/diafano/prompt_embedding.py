@@ -67,7 +67,7 @@ def _chunk(tokenizer: Tokenizer, tokens: Sequence[tuple[int, float]]) -> Chunk:
     return Chunk((*ids, *[tokenizer.pad_token] * padding), (*weights, *[1.0] * padding))
 
 
-def embedded(
+def embed_prompt(
     text: str,
     tokenizer: Tokenizer,
     text_encoder: CLIPTextEncoder | BERTTextEncoder,

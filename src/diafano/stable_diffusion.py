@@ -18,14 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
-from diafano.conditioning import Guide, Told, told
+from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.denoiser import Denoiser, Network
 from diafano.errors import UserError
-from diafano.from_picture import STRENGTH, Source, source
+from diafano.from_picture import STRENGTH, InitImage, encode_init_image
 from diafano.noise import NoiseSchedule
 from diafano.picture import to_picture, with_parameters
 from diafano.profiles import find_profile
-from diafano.prompt_embedding import embedded
+from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
 from diafano.request import LARGEST_EDGE, ModelCard, Request, checked, with_one_schedule
 from diafano.samplers import SAMPLERS, StepInfo, find_sampler
@@ -114,18 +114,17 @@ class StableDiffusion:
         A1111's syntax (see `prompt_syntax`) and any length.
 
         An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), and with a
-        `mask` only where that is white, see `from_picture.source`. The size is then the image's, or the nearest one.
+        `mask` only where that is white, see `from_picture.encode_init_image`. The size is then the image's, or the
+        nearest one.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
         """
-        if image is None and (strength is not None or mask is not None):
-            raise UserError("strength and mask belong to an image to draw over: give one, or leave them out")
-        if image is not None:
-            size = self.nearest_size(image.size) if size is None else size
-            strength = STRENGTH if strength is None else strength
-        request = self.request(
+        request, start = self.prepare(
             prompt,
+            image=image,
+            mask=mask,
+            mask_blur=mask_blur,
             negative=negative,
             steps=steps,
             guidance=guidance,
@@ -141,8 +140,25 @@ class StableDiffusion:
             like=like,
             strength=strength,
         )
-        start = None if image is None else source(self.autoencoder, image, request.size, mask=mask, blur=mask_blur)
         return self.draw(request, on_step, start)
+
+    def prepare(
+        self,
+        prompt: str,
+        *,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        mask_blur: float = 0.0,
+        **settings: object,
+    ) -> tuple[Request, InitImage | None]:
+        """What `draw` takes: the checked request and, where there is an `image` to draw over, its latent."""
+        if image is None:
+            if settings.get("strength") is not None or mask is not None:
+                raise UserError("strength and mask belong to an image to draw over: give one, or leave them out")
+            return self.request(prompt, **settings), None
+        given = {name: value for name, value in settings.items() if value is not None}
+        request = self.request(prompt, **{"size": self.nearest_size(image.size), "strength": STRENGTH, **given})
+        return request, encode_init_image(self.autoencoder, image, request.size, mask=mask, blur=mask_blur)
 
     def request(self, prompt: str, **settings: object) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
@@ -196,13 +212,15 @@ class StableDiffusion:
         return [range(first, min(first + at_once, end)) for first in range(request.batch_position, end, at_once)]
 
     @torch.inference_mode()
-    def draw(self, request: Request, on_step: OnStep | None = None, start: Source | None = None) -> list[Image.Image]:
+    def draw(
+        self, request: Request, on_step: OnStep | None = None, start: InitImage | None = None
+    ) -> list[Image.Image]:
         """The request's pictures, drawn over `start` if there is one.
 
         `on_step` is called once for each step of each of `batches`, steps from 0 on.
         """
         sigmas = self.sigmas(request)
-        run = self.told(request, len(sigmas) - 1)
+        run = self.conditionings(request, len(sigmas) - 1)
         pictures: list[Image.Image] = []
         for places in self.batches(request):
             latent = self.denoise(run, sigmas, request, self.noise_source(request, places), on_step, start)
@@ -221,19 +239,19 @@ class StableDiffusion:
             return profile.grid(sampler, request.schedule, self.schedule, request.steps)
         return profile.part_of_run(sampler, request.schedule, self.schedule, request.steps, request.strength)
 
-    def told(self, request: Request, steps: int) -> list[Told]:
+    def conditionings(self, request: Request, steps: int) -> list[Conditioning]:
         """The embeddings of the request's texts, for each of the steps."""
         profile = find_profile(request.like)
 
         def embed(text: str, skip: int = request.clip_skip) -> Tensor:
             if profile.weighting is None:
                 return self.encode_text([text], skip)[0]
-            return embedded(text, self.tokenizer, self.text_encoder, skip=skip, weighting=profile.weighting)
+            return embed_prompt(text, self.tokenizer, self.text_encoder, skip=skip, weighting=profile.weighting)
 
         if profile.weighting == "a1111":
-            return told(request.prompt, request.negative, steps, embed)
+            return conditioning_of_steps(request.prompt, request.negative, steps, embed)
         skip_in_negative = request.clip_skip if profile.skips_in_negative else 1
-        return [Told(((embed(request.prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
+        return [Conditioning(((embed(request.prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts as they stand -> (count, tokens, text width), all in one batch. Warns of words that do not fit."""
@@ -259,12 +277,12 @@ class StableDiffusion:
 
     def denoise(
         self,
-        run: Sequence[Told],
+        run: Sequence[Conditioning],
         sigmas: Sequence[float],
         request: Request,
         noise_source: Callable[[], Tensor],
         on_step: OnStep | None = None,
-        start: Source | None = None,
+        start: InitImage | None = None,
     ) -> Tensor:
         """From noise at ``sigmas[0]`` to clean latents (batch, 4, h, w), told in each step what `run` says."""
         profile, sampler = find_profile(request.like), find_sampler(request.sampler)
@@ -289,11 +307,11 @@ class StableDiffusion:
         latent = sampler.function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
         return profile.finish(latent, sampler, self.schedule, sigmas)
 
-    def _inpainting(self, start: Source | None) -> Network:
+    def _inpainting(self, start: InitImage | None) -> Network:
         """The UNet of an inpainting model, which also sees the mask and what of the picture lies outside it."""
-        if start is None or start.free is None or start.masked_latent is None:
+        if start is None or start.latent_mask is None or start.masked_latent is None:
             raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
-        seen = torch.cat([start.free.float(), start.masked_latent], dim=1)
+        seen = torch.cat([start.latent_mask.float(), start.masked_latent], dim=1)
 
         def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
             surroundings = seen.to(latent.dtype).expand(len(latent), -1, -1, -1)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,15 +24,11 @@ from safetensors.torch import load_file, save_file
 
 import diafano
 from diafano import cli
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.hub import HubId, find_hub_id, needed_files
 from diafano.checkpoints.original import save_file as save_single_file
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule, ScheduleConfig
-from diafano.stable_diffusion import ModelCard, StableDiffusion
-from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
-from diafano.unet import UNet, UNetConfig
+from diafano.stable_diffusion import StableDiffusion
 
 UNET, VAE, TEXT = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -357,27 +353,14 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_single_files_tokenizer_comes_from_the_hub(
-    hub: Hub, tiny_model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, narrow_model: Callable[..., StableDiffusion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = tiny_model.tokenizer
-    text = CLIPTextConfig(
-        vocabulary=words.vocabulary_size, width=64, mlp_width=64, layers=1, heads=1,
-        start_token=words.start_token, end_token=words.end_token, pad_token=words.pad_token,
-    )  # fmt: skip
-    unet = UNetConfig(widths=(32,), layers=1, attention=(True,), heads=(8,), text_width=64)
-    model = StableDiffusion(
-        words,
-        CLIPTextEncoder(text).eval(),
-        UNet(unet).eval(),
-        Autoencoder(AutoencoderConfig(widths=(32, 32), layers=1)).eval(),
-        NoiseSchedule(ScheduleConfig(final_sigma="first")),
-        ModelCard(name="single", size=(64, 64), steps=2),
-    )
+    model = narrow_model()
     save_single_file(model, tmp_path / "single.safetensors")
 
     loaded = load(str(tmp_path / "single.safetensors"), tokenizer="owner/tiny")
     assert set(hub.fetched()) == TOKENIZER
-    assert torch.equal(loaded.tokenizer(["a red apple"]), words(["a red apple"]))
+    assert torch.equal(loaded.tokenizer(["a red apple"]), model.tokenizer(["a red apple"]))
 
     monkeypatch.setattr("diafano.checkpoints.original.TOKENIZERS", {"sd1": HubId("owner/tiny", "v1.0")})
     for path in (hub.folder / "tokenizer").iterdir():  # a repository that is a text encoder alone has them at its top

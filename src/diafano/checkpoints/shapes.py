@@ -4,7 +4,8 @@ What even those do not say is CompVis' and Stability's choice for the family: th
 the scale of latents by the defaults of the configurations.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
     for prefix in (table.CLIP, table.CLIP_UNPREFIXED):
         if f"{prefix}embeddings.token_embedding.weight" not in tensors:
             continue
-        try:
+        with incomplete("text encoder", path):
             vocabulary, width = tensors[f"{prefix}embeddings.token_embedding.weight"].shape
             config = CLIPTextConfig(
                 vocabulary=vocabulary,
@@ -85,8 +86,6 @@ def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
                 end_token=vocabulary - 1,
                 pad_token=vocabulary - 1,
             )
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path} lacks {_key(error)}: the text encoder is incomplete, fetch it again") from None
         with weightless():
             encoder = CLIPTextEncoder(config)
         return Part(encoder, table.clip_table(encoder.state_dict(), prefix))
@@ -100,7 +99,7 @@ def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
     whole = f"{table.OPEN_CLIP}text_projection" in tensors and layers != OPEN_CLIP_LAYERS - 1
     if layers == OPEN_CLIP_LAYERS or whole:
         layers -= 1
-    try:
+    with incomplete("text encoder", path):
         vocabulary, width = tensors[f"{table.OPEN_CLIP}token_embedding.weight"].shape
         config = CLIPTextConfig(
             vocabulary=vocabulary,
@@ -114,8 +113,6 @@ def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
             end_token=vocabulary - 1,
             pad_token=0,
         )
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} lacks {_key(error)}: the text encoder is incomplete, fetch it again") from None
     with weightless():
         encoder = CLIPTextEncoder(config)
     return Part(encoder, table.open_clip_table(encoder.state_dict(), layers))
@@ -128,7 +125,7 @@ def read_unet_shape(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
     downs = [block for block in range(blocks) if f"input_blocks.{block}.0.op.weight" in inside]
     layers = (downs[0] if downs else blocks) - 1
     first = [1 + level * (layers + 1) for level in range(len(downs) + 1)]  # each level's first block
-    try:
+    with incomplete("UNet", path, table.UNET):
         widths = tuple(inside[f"input_blocks.{block}.0.out_layers.3.weight"].shape[0] for block in first)
         text_width = inside["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
         linear = inside["middle_block.1.proj_in.weight"].ndim == 2
@@ -142,15 +139,13 @@ def read_unet_shape(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:
             text_width=text_width,
             linear_projection=linear,
         )
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path} lacks {table.UNET}{_key(error)}: the UNet is incomplete, fetch it again") from None
 
 
 def read_autoencoder_shape(tensors: Mapping[str, Tensor], path: Path) -> AutoencoderConfig:
     """The autoencoder's configuration, read off the shapes of an original file's tensors."""
     start = f"{table.AUTOENCODER}encoder.down."
     levels = count(tensors, start)
-    try:
+    with incomplete("autoencoder", path):
         return AutoencoderConfig(
             widths=tuple(tensors[f"{start}{level}.block.0.conv2.weight"].shape[0] for level in range(levels)),
             layers=count(tensors, f"{start}0.block."),
@@ -158,8 +153,6 @@ def read_autoencoder_shape(tensors: Mapping[str, Tensor], path: Path) -> Autoenc
             picture_channels=tensors[f"{table.AUTOENCODER}encoder.conv_in.weight"].shape[1],
             middle_attention=f"{table.AUTOENCODER}decoder.mid.attn_1.q.weight" in tensors,
         )
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path} lacks {_key(error)}: the autoencoder is incomplete, fetch it again") from None
 
 
 def count(names: Iterable[str], prefix: str) -> int:
@@ -168,5 +161,11 @@ def count(names: Iterable[str], prefix: str) -> int:
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
-def _key(error: Exception) -> str:
-    return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+@contextmanager
+def incomplete(part: str, path: Path, prefix: str = "") -> Iterator[None]:
+    """A tensor that is looked for inside and missing makes `part` incomplete: one sentence."""
+    try:
+        yield
+    except (KeyError, ValueError, IndexError) as error:
+        name = error.args[0] if isinstance(error, KeyError) else error
+        raise UserError(f"{path} lacks {prefix}{name}: the {part} is incomplete, fetch it again") from None

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -84,8 +84,6 @@ class Training:
             parts=recipe.workers,
         )
         self.parameters = self.optimisers.parameters
-        threads = max(1, torch.get_num_threads() // recipe.workers)
-        self.pool = ThreadPoolExecutor(recipe.workers, initializer=torch.set_num_threads, initargs=(threads,))
         self.average = MovingAverage(stage.trained, recipe.ema)
         self.step = 0
         self.writer: Any = None
@@ -97,32 +95,34 @@ class Training:
         last = self.recipe.steps if until is None else min(until, self.recipe.steps)
         self.writer = _tensorboard(self.folder) if self.recipe.tensorboard else None
         started, started_at, logged_at, logged_step = time.perf_counter(), self.step, time.perf_counter(), self.step
-        while self.step < last:
-            terms = self._update()
-            self.step += 1
-            if self.step % self.recipe.log_every == 0 or self.step == last:
-                now = time.perf_counter()
-                speed = (self.step - logged_step) * self.recipe.batch * self.recipe.accumulate / (now - logged_at)
-                left = (now - started) / (self.step - started_at) * (self.recipe.steps - self.step)
-                values = {name: float(value) for name, value in terms.items()}
-                _check_finite(values, self.step)
-                logged_at, logged_step = now, self.step
-                self._log("train", {**values, "pictures_per_second": speed})
-                if report is not None:
-                    report(Progress(self.step, self.recipe.steps, values, speed, left))
-            if self.step % self.recipe.preview_every == 0 or self.step == last:
-                self._preview()
-            if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
-                self._save()
+        threads = max(1, torch.get_num_threads() // self.recipe.workers)
+        with ThreadPoolExecutor(self.recipe.workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            while self.step < last:
+                terms = self._update(pool)
+                self.step += 1
+                if self.step % self.recipe.log_every == 0 or self.step == last:
+                    now = time.perf_counter()
+                    speed = (self.step - logged_step) * self.recipe.batch * self.recipe.accumulate / (now - logged_at)
+                    left = (now - started) / (self.step - started_at) * (self.recipe.steps - self.step)
+                    values = {name: float(value) for name, value in terms.items()}
+                    _check_finite(values, self.step)
+                    logged_at, logged_step = now, self.step
+                    self._log("train", {**values, "pictures_per_second": speed})
+                    if report is not None:
+                        report(Progress(self.step, self.recipe.steps, values, speed, left))
+                if self.step % self.recipe.preview_every == 0 or self.step == last:
+                    self._preview()
+                if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
+                    self._save()
         with self.average.applied():
             self.stage.save(self.folder)
         if self.writer is not None:
             self.writer.close()
 
-    def _update(self) -> dict[str, Tensor]:
+    def _update(self, pool: Executor) -> dict[str, Tensor]:
         """One change of the weights, from `accumulate` batches."""
         first = self.step * self.recipe.accumulate
-        passes = self.pool.map(self._pass, range(first, first + self.recipe.accumulate))
+        passes = pool.map(self._pass, range(first, first + self.recipe.accumulate))
         totals: dict[str, Tensor] = {}
         for terms, gradients in passes:  # in the order of the batches, so that the sums do not depend on chance
             for name, value in terms.items():
@@ -133,7 +133,7 @@ class Training:
                 elif gradient is not None:
                     parameter.grad += gradient
         totals["gradient"] = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
-        self.optimisers.step(learning_rate(self.recipe, self.step), self.pool)
+        self.optimisers.step(learning_rate(self.recipe, self.step), pool)
         self.average.update()
         return totals
 

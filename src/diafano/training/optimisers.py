@@ -63,7 +63,7 @@ class Optimisers:
                 group["lr"] = learning_rate
         list(pool.map(_step, self.muons))
         self.adamw.step()
-        for parameter in self.parameters:
+        for parameter in (*self.parameters, *(view for _, view in self.views)):
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
