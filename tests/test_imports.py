@@ -14,7 +14,7 @@ PACKAGE = Path(diafano.__file__).parent
 # From the top down. A name stands for a module or for a whole folder; modules of one floor may know each other.
 LAYERS = [
     {"__main__"},
-    {"cli", "cli_generate", "cli_noise", "cli_inspect", "cli_train", "cli_scenes", "cli_samplers"},
+    {"cli", "cli_options", "cli_generate", "cli_noise", "cli_inspect", "cli_train", "cli_scenes", "cli_samplers"},
     {"serve", "explain"},
     {"training", "evaluation"},
     {"data", "checkpoints"},

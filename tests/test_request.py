@@ -5,7 +5,7 @@ import math
 import pytest
 
 from diafano.errors import UserError
-from diafano.request import ModelCard, Request, checked
+from diafano.request import ModelCard, Request, Settings, checked
 
 GOOD = {
     "prompt": "an apple",
@@ -83,3 +83,7 @@ def test_a_card_survives_json() -> None:
     assert checked(ModelCard, card.model_dump(mode="json")) == card
     with pytest.raises(UserError, match="name"):
         checked(ModelCard, {"name": ""})
+
+
+def test_every_setting_of_a_request_can_be_given_by_name():
+    assert set(Settings.__annotations__) == set(Request.model_fields) - {"prompt"}

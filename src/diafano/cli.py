@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diafano import cli_options as option
 from diafano.errors import UserError
 from diafano.memory import keep_freed_memory
 from diafano.threads import wait_asleep
@@ -43,38 +44,6 @@ class Stage(StrEnum):
     judge = "judge"
 
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder of a model (diffusers' layout), single file, or hub id (owner/name, owner/name@revision)."
-        " Default: the model that ships with diafano.",
-        metavar="M",
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Picture i uses seed N + i. Default: drawn by chance and printed.", metavar="N")
-]
-DType = Annotated[
-    str, typer.Option(help="Number format of the weights: auto, float32, bfloat16 or float16.", metavar="D")
-]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="D")]
-
-
-TokenizerFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--tokenizer",
-        help="Folder or hub id of the tokenizer of a single file, which has none. Default: its family's, of the hub.",
-        metavar="FOLDER",
-    ),
-]
-Prediction = Annotated[
-    str | None,
-    typer.Option(help="What a single file's UNet predicts, noise or v. Default: found out.", metavar="P"),
-]
-Ema = Annotated[bool, typer.Option("--ema", help="Of a single file, take the running averages of the weights.")]
-
-
 @app.callback(invoke_without_command=True)
 def diafano(
     context: typer.Context,
@@ -92,97 +61,36 @@ def diafano(
 
 @app.command(short_help="Draw pictures from a text.")
 def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(help="What the picture shows.", metavar="[PROMPT]", show_default=False)
-    ] = None,
-    redrawn: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="Draw this picture again, from the settings in its file (diafano's, A1111's); what else is said here"
-            " overrides them.",
-            metavar="PICTURE",
-        ),
-    ] = None,
-    model: Model = None,
-    negative: Annotated[str | None, typer.Option(help="What the picture does not show.", metavar="TEXT")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps from noise to picture. Default: the model's own.", metavar="N")
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="How strictly to follow the prompt; 1 takes half the time. Default: the model's own.", metavar="G"
-        ),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="One of those that `diafano samplers` lists. Default: the model's own.", metavar="S"),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(help="Spacing of the steps, see `diafano samplers`. Default: the sampler's own.", metavar="S"),
-    ] = None,
-    seed: Seed = None,
-    size: Annotated[
-        str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")
-    ] = None,
-    count: Annotated[int | None, typer.Option(help="How many pictures. Default: 1.", metavar="N")] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="Picture to draw over. Its size is taken, or the nearest.", metavar="PICTURE")
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(help="How much of that picture goes, 0 to 1. Default: 0.75.", metavar="S"),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Picture of its size, white where it is drawn anew, black elsewhere.", metavar="PICTURE"),
-    ] = None,
-    mask_blur: Annotated[
-        float, typer.Option(help="Pixels over which the mask's edge fades out.", metavar="PIXELS")
-    ] = 0.0,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),
-    ] = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Apply a LoRA even if the model has no place for some of it.")
-    ] = False,
-    like: Annotated[
-        str | None,
-        typer.Option(
-            help="Program that draws this very picture of the same settings: diffusers, a1111 or comfyui.",
-            metavar="PROGRAM",
-        ),
-    ] = None,
-    clip_skip: Annotated[
-        int | None,
-        typer.Option(help="Layer of the text encoder to read, from the end; 1 is the last. Default: 1.", metavar="N"),
-    ] = None,
-    eta: Annotated[
-        float | None,
-        typer.Option(help="Share of fresh noise in each step, 0 to 1. Default: the sampler's own.", metavar="E"),
-    ] = None,
-    s_churn: Annotated[
-        float | None,
-        typer.Option(help="Fresh noise before each step, summed over the run. Default: none.", metavar="C"),
-    ] = None,
-    s_noise: Annotated[
-        float | None, typer.Option(help="Factor on fresh noise, near 1. Default: 1.", metavar="F")
-    ] = None,
-    dtype: DType = "auto",
-    device: Device = "auto",
-    output: Annotated[
-        Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
-    ] = Path("picture.png"),
-    filmstrip: Annotated[
-        Path | None,
-        typer.Option(help="Also write a picture of the steps: noise turning into the prompt.", metavar="FILE"),
-    ] = None,
-    tokenizer: TokenizerFolder = None,
-    prediction: Prediction = None,
-    ema: Ema = False,
+    context: typer.Context,
+    prompt: option.Prompt = None,
+    redrawn: option.Redrawn = None,
+    model: option.Model = None,
+    negative: option.Negative = None,
+    steps: option.Steps = None,
+    guidance: option.Guidance = None,
+    sampler: option.Sampler = None,
+    schedule: option.Schedule = None,
+    seed: option.Seed = None,
+    size: option.Size = None,
+    count: option.Count = None,
+    image: option.Image = None,
+    strength: option.Strength = None,
+    mask: option.Mask = None,
+    mask_blur: option.MaskBlur = 0.0,
+    lora: option.Lora = None,
+    allow_partial: option.AllowPartial = False,
+    like: option.Like = None,
+    clip_skip: option.ClipSkip = None,
+    eta: option.Eta = None,
+    s_churn: option.SChurn = None,
+    s_noise: option.SNoise = None,
+    dtype: option.DType = "auto",
+    device: option.Device = "auto",
+    output: option.Output = Path("picture.png"),
+    filmstrip: option.Filmstrip = None,
+    tokenizer: option.TokenizerFolder = None,
+    prediction: option.Prediction = None,
+    ema: option.Ema = False,
 ) -> None:
     """Draw pictures from a text, or draw a picture again.
 
@@ -193,22 +101,7 @@ def generate(
 
     cli_generate.generate(
         prompt,
-        settings={
-            "negative": negative,
-            "steps": steps,
-            "guidance": guidance,
-            "sampler": sampler,
-            "schedule": schedule,
-            "seed": seed,
-            "size": size,
-            "count": count,
-            "eta": eta,
-            "s_churn": s_churn,
-            "s_noise": s_noise,
-            "clip_skip": clip_skip,
-            "like": like,
-            "strength": strength,
-        },
+        settings=cli_generate.settings_of(context.params),
         redrawn=redrawn,
         source=model,
         loading={"device": device, "dtype": dtype, "tokenizer": tokenizer, "prediction": prediction, "ema": ema},
@@ -234,10 +127,10 @@ def samplers() -> None:
 def noise(
     picture: Annotated[Path, typer.Argument(help="A picture file.", metavar="PICTURE", show_default=False)],
     steps: Annotated[int, typer.Option(help="How many steps of noise to show.", metavar="N")] = 8,
-    model: Model = None,
+    model: option.Model = None,
     seed: Annotated[int, typer.Option(help="Of the noise.", metavar="N")] = 0,
-    dtype: DType = "auto",
-    device: Device = "auto",
+    dtype: option.DType = "auto",
+    device: option.Device = "auto",
     output: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("noise.png"),
 ) -> None:
     """Show a picture drowning in noise: noise is added in N steps until nothing else is left.
@@ -261,8 +154,8 @@ def inspect(
     size: Annotated[
         str | None, typer.Option(help="Width and height of the picture. Default: the model's own.", metavar="WxH")
     ] = None,
-    prediction: Prediction = None,
-    ema: Ema = False,
+    prediction: option.Prediction = None,
+    ema: option.Ema = False,
 ) -> None:
     """Print a model's parts, how many parameters each has, and the shapes on a picture's way through them.
 
@@ -281,7 +174,7 @@ def train(
         typer.Argument(help="autoencoder first, then text, then unet; or the judge of evaluate.", show_default=False),
     ],
     config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
-    device: Device = "auto",
+    device: option.Device = "auto",
 ) -> None:
     """Train one of the three networks of a model on captioned pictures, or the judge that evaluates what it draws.
 
@@ -294,7 +187,7 @@ def train(
 
 @app.command(short_help="Draw held-out prompts and judge whether the pictures show them.")
 def evaluate(
-    model: Model = None,
+    model: option.Model = None,
     prompts: Annotated[int, typer.Option(help="How many prompts to draw.", metavar="N")] = 200,
     steps: Annotated[int | None, typer.Option(help="Steps a picture. Default: the model's own.", metavar="N")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance. Default: the model's own.", metavar="G")] = None,
@@ -304,8 +197,8 @@ def evaluate(
     grid: Annotated[
         Path | None, typer.Option(help="Also write the pictures, marked pass or fail.", metavar="FILE")
     ] = None,
-    dtype: DType = "auto",
-    device: Device = "auto",
+    dtype: option.DType = "auto",
+    device: option.Device = "auto",
 ) -> None:
     """Draw prompts that training never saw and judge whether the pictures show them.
 
@@ -365,9 +258,9 @@ def convert(
     shard: Annotated[
         int | None, typer.Option(help="Split weights into files of at most so many MiB.", metavar="MIB", min=1)
     ] = None,
-    tokenizer: TokenizerFolder = None,
-    prediction: Prediction = None,
-    ema: Ema = False,
+    tokenizer: option.TokenizerFolder = None,
+    prediction: option.Prediction = None,
+    ema: option.Ema = False,
 ) -> None:
     """Copy a model from a folder (diffusers' layout), a single file (the original's names) or the hub to either form.
 

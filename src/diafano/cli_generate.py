@@ -7,10 +7,11 @@ import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from diafano.recorded import Recorded
+    from diafano.request import Settings
 
 LONGEST_NAME = 60
 """Letters of a prompt that a file's name takes."""
@@ -19,7 +20,7 @@ LONGEST_NAME = 60
 def generate(
     prompt: str | None,
     *,
-    settings: Mapping[str, object],
+    settings: "Settings",
     redrawn: Path | None,
     source: str | None,
     loading: Mapping[str, Any],
@@ -97,6 +98,13 @@ def generate(
         print(filmstrip)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
+
+
+def settings_of(options: Mapping[str, Any]) -> "Settings":
+    """Those of the command's options that are settings of a request."""
+    from diafano.request import Settings
+
+    return cast(Settings, {name: options[name] for name in Settings.__annotations__ if name in options})
 
 
 def _with_strength(lora: str) -> tuple[str, float]:

@@ -8,13 +8,13 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError
 from diafano.infotext import Infotext, infotext, parse_infotext
 from diafano.profiles import GENERATORS, find_profile
-from diafano.request import Request, with_one_schedule
+from diafano.request import Request, Settings, with_one_schedule
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -113,7 +113,7 @@ def read_recorded(text: str) -> Recorded:
     return Recorded(prompt, settings, model, tuple(ignored))
 
 
-def with_overrides(recorded: Recorded, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_overrides(recorded: Recorded, given: Settings) -> Settings:
     """The recorded settings, and those in `given` that are not None instead of them.
 
     What belonged to a setting that was replaced goes with it: the schedule and the options of a sampler, the generator
@@ -130,7 +130,7 @@ def with_overrides(recorded: Recorded, given: Mapping[str, Any]) -> dict[str, An
     for name in said.keys() & goes_with.keys():
         for other in goes_with[name]:
             settings.pop(other, None)
-    return settings | said
+    return cast(Settings, settings | said)
 
 
 def _program(pairs: Mapping[str, str]) -> str:

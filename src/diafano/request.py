@@ -7,7 +7,7 @@ possible. What depends on the model, such as the sizes it can draw, is checked b
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -172,6 +172,28 @@ class Request(BaseModel):
         """What was said of `eta`, `s_churn` and `s_noise`, as keyword arguments for the sampler."""
         options = {"eta": self.eta, "s_churn": self.s_churn, "s_noise": self.s_noise}
         return {name: value for name, value in options.items() if value is not None}
+
+
+class Settings(TypedDict, total=False):
+    """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
+
+    negative: str | None
+    steps: int | None
+    guidance: float | None
+    sampler: str | None
+    schedule: str | None
+    seed: int | None
+    size: tuple[int, int] | str | None
+    count: int | None
+    eta: float | None
+    s_churn: float | None
+    s_noise: float | None
+    clip_skip: int | None
+    strength: float | None
+    like: str | None
+    rng: str | None
+    batch_size: int | None
+    batch_position: int | None
 
 
 Checked = TypeVar("Checked", bound=BaseModel)

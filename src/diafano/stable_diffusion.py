@@ -11,7 +11,7 @@ The shapes are Stable Diffusion v1's.
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import torch
 from PIL import Image
@@ -27,7 +27,7 @@ from diafano.picture import to_picture, with_parameters
 from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
-from diafano.request import LARGEST_EDGE, ModelCard, Request, checked, with_one_schedule
+from diafano.request import LARGEST_EDGE, ModelCard, Request, Settings, checked, with_one_schedule
 from diafano.samplers import SAMPLERS, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
@@ -88,30 +88,17 @@ class StableDiffusion:
         self,
         prompt: str,
         *,
-        negative: str = "",
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: str | None = None,
-        schedule: str | None = None,
-        seed: int | None = None,
-        size: tuple[int, int] | str | None = None,
-        count: int = 1,
-        eta: float | None = None,
-        s_churn: float | None = None,
-        s_noise: float | None = None,
-        clip_skip: int | None = None,
-        like: str | None = None,
         image: Image.Image | None = None,
-        strength: float | None = None,
         mask: Image.Image | None = None,
         mask_blur: float = 0.0,
         on_step: OnStep | None = None,
+        **settings: Unpack[Settings],
     ) -> list[Image.Image]:
         """`count` pictures that show the prompt; what is left out is as the model's card says, the seed by chance.
 
-        `size` is (width, height), `clip_skip` 1 the text encoder's last layer. `like` is "diffusers", "a1111" or
-        "comfyui": the program that draws the same picture of the same settings (see `profiles`). The prompt may have
-        A1111's syntax (see `prompt_syntax`) and any length.
+        `Settings` has all names. `size` is (width, height), `clip_skip` 1 the text encoder's last layer. `like` is
+        "diffusers", "a1111" or "comfyui": the program that draws the same picture of the same settings (see
+        `profiles`). The prompt may have A1111's syntax (see `prompt_syntax`) and any length.
 
         An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), and with a
         `mask` only where that is white, see `from_picture.encode_init_image`. The size is then the image's, or the
@@ -120,26 +107,7 @@ class StableDiffusion:
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
         """
-        request, start = self.prepare(
-            prompt,
-            image=image,
-            mask=mask,
-            mask_blur=mask_blur,
-            negative=negative,
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,
-            schedule=schedule,
-            seed=seed,
-            size=size,
-            count=count,
-            eta=eta,
-            s_churn=s_churn,
-            s_noise=s_noise,
-            clip_skip=clip_skip,
-            like=like,
-            strength=strength,
-        )
+        request, start = self.prepare(prompt, image=image, mask=mask, mask_blur=mask_blur, **settings)
         return self.draw(request, on_step, start)
 
     def prepare(
@@ -149,18 +117,21 @@ class StableDiffusion:
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
         mask_blur: float = 0.0,
-        **settings: object,
+        **settings: Unpack[Settings],
     ) -> tuple[Request, InitImage | None]:
         """What `draw` takes: the checked request and, where there is an `image` to draw over, its latent."""
         if image is None:
             if settings.get("strength") is not None or mask is not None:
                 raise UserError("strength and mask belong to an image to draw over: give one, or leave them out")
             return self.request(prompt, **settings), None
-        given = {name: value for name, value in settings.items() if value is not None}
-        request = self.request(prompt, **{"size": self.nearest_size(image.size), "strength": STRENGTH, **given})
+        if settings.get("size") is None:
+            settings["size"] = self.nearest_size(image.size)
+        if settings.get("strength") is None:
+            settings["strength"] = STRENGTH
+        request = self.request(prompt, **settings)
         return request, encode_init_image(self.autoencoder, image, request.size, mask=mask, blur=mask_blur)
 
-    def request(self, prompt: str, **settings: object) -> Request:
+    def request(self, prompt: str, **settings: Unpack[Settings]) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
 
         A sampler other than the card's, a program to draw like and the schedule "automatic" bring the schedule that

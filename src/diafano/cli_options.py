@@ -1,0 +1,115 @@
+"""The options of the commands, each defined once: what can be typed for it, and its help.
+
+A module of its own, because they are many: `cli` reads like the list of commands.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a model (diffusers' layout), single file, or hub id (owner/name, owner/name@revision)."
+        " Default: the model that ships with diafano.",
+        metavar="M",
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Picture i uses seed N + i. Default: drawn by chance and printed.", metavar="N")
+]
+DType = Annotated[
+    str, typer.Option(help="Number format of the weights: auto, float32, bfloat16 or float16.", metavar="D")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="D")]
+TokenizerFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Folder or hub id of the tokenizer of a single file, which has none. Default: its family's, of the hub.",
+        metavar="FOLDER",
+    ),
+]
+Prediction = Annotated[
+    str | None,
+    typer.Option(help="What a single file's UNet predicts, noise or v. Default: found out.", metavar="P"),
+]
+Ema = Annotated[bool, typer.Option("--ema", help="Of a single file, take the running averages of the weights.")]
+
+# of generate
+
+Prompt = Annotated[str | None, typer.Argument(help="What the picture shows.", metavar="[PROMPT]", show_default=False)]
+Redrawn = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Draw this picture again, from the settings in its file (diafano's, A1111's); what else is said here"
+        " overrides them.",
+        metavar="PICTURE",
+    ),
+]
+Negative = Annotated[str | None, typer.Option(help="What the picture does not show.", metavar="TEXT")]
+Steps = Annotated[int | None, typer.Option(help="Steps from noise to picture. Default: the model's own.", metavar="N")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        help="How strictly to follow the prompt; 1 takes half the time. Default: the model's own.", metavar="G"
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(help="One of those that `diafano samplers` lists. Default: the model's own.", metavar="S"),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(help="Spacing of the steps, see `diafano samplers`. Default: the sampler's own.", metavar="S"),
+]
+Size = Annotated[str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")]
+Count = Annotated[int | None, typer.Option(help="How many pictures. Default: 1.", metavar="N")]
+Image = Annotated[
+    Path | None, typer.Option(help="Picture to draw over. Its size is taken, or the nearest.", metavar="PICTURE")
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(help="How much of that picture goes, 0 to 1. Default: 0.75.", metavar="S"),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(help="Picture of its size, white where it is drawn anew, black elsewhere.", metavar="PICTURE"),
+]
+MaskBlur = Annotated[float, typer.Option(help="Pixels over which the mask's edge fades out.", metavar="PIXELS")]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),
+]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Apply a LoRA even if the model has no place for some of it.")
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        help="Program that draws this very picture of the same settings: diffusers, a1111 or comfyui.",
+        metavar="PROGRAM",
+    ),
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(help="Layer of the text encoder to read, from the end; 1 is the last. Default: 1.", metavar="N"),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(help="Share of fresh noise in each step, 0 to 1. Default: the sampler's own.", metavar="E"),
+]
+SChurn = Annotated[
+    float | None,
+    typer.Option(help="Fresh noise before each step, summed over the run. Default: none.", metavar="C"),
+]
+SNoise = Annotated[float | None, typer.Option(help="Factor on fresh noise, near 1. Default: 1.", metavar="F")]
+Output = Annotated[
+    Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
+]
+Filmstrip = Annotated[
+    Path | None,
+    typer.Option(help="Also write a picture of the steps: noise turning into the prompt.", metavar="FILE"),
+]
