@@ -24,7 +24,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --co
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
 	$(python) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(python))))
 
-.PHONY: help setup image test lint embedded clean
+.PHONY: help setup image test lint docs embedded clean
 
 help: ## show this list
 	@echo "diafano: Stable Diffusion that you can see through"
@@ -46,6 +46,12 @@ lint: $(VENV)/.dev ## check style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.package ## draw all pictures in docs again, with the commands that are printed above them
+	$(BIN)/python docs/draw.py
+	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/autoencoder.py
+	$(BIN)/python docs/samplers.py
 
 embedded: $(VENV)/.train ## train the model that ships with the package, all three stages, into runs/embedded
 	$(BIN)/diafano train autoencoder --config recipes/embedded/autoencoder.toml
