@@ -47,7 +47,7 @@ def test_shapes_of_stable_diffusion_v1() -> None:
 def test_shapes_at_another_size() -> None:
     rows = {row.part: row for row in shapes(PRESETS["sd1"], 768, 512)}
     assert rows["Decoder"].takes == "(4, 64, 96)"  # height comes first in tensors
-    with pytest.raises(UserError, match="multiples of 64"):
+    with pytest.raises(UserError, match="multiples of 8"):
         shapes(PRESETS["sd1"], 100, 512)
 
 

@@ -55,6 +55,21 @@ def test_the_unet_agrees_with_diffusers(name: str) -> None:
     assert (made - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [(9, 13), (10, 7), (15, 8), (8, 27)])
+def test_the_unet_agrees_with_diffusers_at_any_size(name: str, size: tuple[int, int]) -> None:
+    """Maps of odd height or width are halved rounding up, and brought to their skip connections' size on the way up."""
+    torch.manual_seed(0)
+    config = CONFIGS[name]
+    theirs, ours = oracle(config), UNet(config).eval()
+    ours.load_state_dict(theirs.state_dict())
+    latent, text = torch.randn(1, config.in_channels, *size), torch.randn(1, 7, config.text_width)
+    with torch.no_grad():
+        wanted, made = theirs(latent, 500.0, text).sample, ours(latent, torch.tensor([500.0]), text)
+    assert made.shape == (1, config.out_channels, *size)
+    assert (made - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
 def test_channels_last_memory_gives_the_same() -> None:
     torch.manual_seed(0)
     model = UNet(CONFIGS["v1"]).eval()

@@ -188,7 +188,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width by a 3x3 convolution of stride 2: (b, c, h, w) -> (b, c, h/2, w/2).
+    """Halve height and width by a 3x3 convolution of stride 2: (b, c, h, w) -> (b, c, h/2, w/2), rounded up.
 
     The autoencoder pads on the right and bottom alone (`symmetric=False`), the UNet on all sides.
     """
@@ -204,14 +204,21 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width by repetition, then a 3x3 convolution: (b, c, h, w) -> (b, c, 2h, 2w)."""
+    """Double height and width by repetition, then a 3x3 convolution: (b, c, h, w) -> (b, c, 2h, 2w).
+
+    Where `size` is given, it is that of the result: an odd map that a `Downsample` has halved, rounding up, has it.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        if size is None:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        else:
+            x = F.interpolate(x, size=size, mode="nearest")
+        x = self.conv(x)
         return x
 
 

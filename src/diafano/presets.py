@@ -38,7 +38,7 @@ class Preset:
     @property
     def size_step(self) -> int:
         """Width and height of a picture must be multiples of this many pixels."""
-        return self.autoencoder.factor * self.unet.factor
+        return self.autoencoder.factor
 
 
 @dataclass(frozen=True)

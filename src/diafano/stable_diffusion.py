@@ -82,7 +82,7 @@ class StableDiffusion:
     @property
     def size_step(self) -> int:
         """Width and height of a picture must be multiples of this many pixels."""
-        return self.autoencoder.factor * self.unet.config.factor
+        return self.autoencoder.factor
 
     def generate(
         self,

@@ -53,11 +53,6 @@ class UNetConfig(BaseModel):
     def time_width(self) -> int:
         return 4 * self.widths[0]
 
-    @property
-    def factor(self) -> int:
-        """A latent's height and width must be multiples of this, or the skip connections would not fit."""
-        return int(2 ** (len(self.widths) - 1))
-
     def residual(self, in_channels: int, out_channels: int) -> ResidualBlock:
         return ResidualBlock(in_channels, out_channels, groups=self.groups, eps=EPS, time_width=self.time_width)
 
@@ -134,12 +129,16 @@ class UpLevel(nn.Module):
             if self.attentions:
                 x = self.attentions[i](x, text)
         for upsample in self.upsamplers:
-            x = upsample(x)
+            x = upsample(x, skips[-1].shape[-2:])
         return x
 
 
 class UNet(nn.Module):
-    """latent (b, 4, h, w), timestep (b,), text (b, tokens, text_width) -> (b, 4, h, w)."""
+    """latent (b, 4, h, w), timestep (b,), text (b, tokens, text_width) -> (b, 4, h, w), for any h and w.
+
+    Each level's map has half the height and width of the one above, rounded up; on the way up it is brought to the
+    size of its skip connections again (as in diffusers and ComfyUI).
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
