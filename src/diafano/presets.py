@@ -127,14 +127,15 @@ def shapes(preset: Preset, width: int | None = None, height: int | None = None) 
     encoder_parameters, decoder_parameters = _count_sides(parts.autoencoder)
     factor = preset.autoencoder.factor
     pixels = f"({preset.autoencoder.picture_channels}, {height}, {width})"
-    latent = f"({preset.autoencoder.latent_channels}, {height // factor}, {width // factor})"
+    edges = f"{height // factor}, {width // factor}"
+    latent, seen = f"({preset.autoencoder.latent_channels}, {edges})", f"({preset.unet.in_channels}, {edges})"
     text = f"({preset.tokens}, {preset.text_encoder.width})"
     return [
         PartShapes("Input", "picture, caption", f"{pixels}, text"),
         PartShapes("Image encoder", pixels, latent, encoder_parameters),
         PartShapes("Additive noise", f"{latent}, sigma", latent),
         PartShapes("Text encoder", f"({preset.tokens},)", text, _count(parts.text_encoder)),
-        PartShapes("UNet", f"{latent}, timestep, {text}", latent, _count(parts.unet)),
+        PartShapes("UNet", f"{seen}, timestep, {text}", latent, _count(parts.unet)),
         PartShapes("Sampler", f"{latent}, sigmas", latent),
         PartShapes("Decoder", latent, pixels, decoder_parameters),
     ]

@@ -103,8 +103,9 @@ def _write_parts(model: StableDiffusion, folder: Path, writer: PartWriter) -> No
 
 def _index(model: StableDiffusion) -> dict[str, Any]:
     bert = isinstance(model.text_encoder.config, BERTConfig)
+    inpainting = model.unet.config.in_channels > model.unet.config.out_channels
     return {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
         "_diffusers_version": configs.DIFFUSERS_VERSION,
         "feature_extractor": [None, None],
         "requires_safety_checker": False,

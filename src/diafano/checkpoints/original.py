@@ -19,7 +19,7 @@ from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints import names as table
 from diafano.checkpoints.hub import TOKENIZERS, fetch_tokenizer, find_hub_id
 from diafano.checkpoints.reading import assign_weights, listed
-from diafano.checkpoints.recognise import PARTS, Original, recognise
+from diafano.checkpoints.recognise import KINDS, PARTS, Original, recognise
 from diafano.checkpoints.shapes import HEAD_WIDTH, SD1_HEADS
 from diafano.checkpoints.writing import storable, umask
 from diafano.devices import find_device, find_dtype
@@ -32,6 +32,8 @@ from diafano.unet import UNet, UNetConfig
 
 SUFFIX: Final = ".safetensors"
 """What a path that `save_file` writes to ends in."""
+DRAWN = (KINDS[4], KINDS[9])
+"""Kinds of models that `StableDiffusion` knows how to draw with."""
 SPELLED = {"unet": "UNet", "autoencoder": "autoencoder", "text_encoder": "text encoder"}
 
 
@@ -116,7 +118,7 @@ def schedule_of(original: Original) -> ScheduleConfig:
 
 
 def check_complete(original: Original) -> None:
-    """Raises UserError, one sentence, unless a text-to-image model can be made of the file."""
+    """Raises UserError, one sentence, unless a model that draws from text, or fills in pictures, can be made of it."""
     path = original.path
     for part in original.absent:
         raise UserError(
@@ -132,10 +134,11 @@ def check_complete(original: Original) -> None:
             f"{path} has {listed(original.unexpected)}, which Stable Diffusion {original.family[-1]} has no place for:"
             " it is a model of another kind"
         )
-    unet = original.parts["unet"].network
-    assert isinstance(unet, UNet)
-    if unet.config.in_channels != unet.config.out_channels:
-        raise UserError(f"{path} is made for {original.kind}: to draw from text alone, give a text-to-image model")
+    if original.kind not in DRAWN:
+        raise UserError(
+            f"{path} is made for {original.kind}, which this program cannot do: give a model for text to image or"
+            " inpainting"
+        )
 
 
 def _tokenizer_folder(given: str | os.PathLike[str] | None, original: Original) -> Path:

@@ -55,6 +55,7 @@ SPARE = {
     f"{table.CLIP_UNPREFIXED}logit_scale": "CLIP's head, which texts for pictures do not need",
     "cond_stage_model.logit_scale": "CLIP's head, which texts for pictures do not need",
     "cond_stage_model.text_projection": "CLIP's head, which texts for pictures do not need",
+    "depth_model.": "the network that estimates depth",
     "v_pred": "marks v prediction",
     "ztsnr": "marks zero terminal SNR",
 }
