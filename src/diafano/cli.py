@@ -91,6 +91,7 @@ def generate(
     tokenizer: option.TokenizerFolder = None,
     prediction: option.Prediction = None,
     ema: option.Ema = False,
+    revision: option.Revision = None,
 ) -> None:
     """Draw pictures from a text, or draw a picture again.
 
@@ -104,7 +105,14 @@ def generate(
         settings=cli_generate.settings_of(context.params),
         redrawn=redrawn,
         source=model,
-        loading={"device": device, "dtype": dtype, "tokenizer": tokenizer, "prediction": prediction, "ema": ema},
+        loading={
+            "device": device,
+            "dtype": dtype,
+            "tokenizer": tokenizer,
+            "prediction": prediction,
+            "ema": ema,
+            "revision": revision,
+        },
         output=output,
         filmstrip=filmstrip,
         image=image,
@@ -132,6 +140,7 @@ def noise(
     dtype: option.DType = "auto",
     device: option.Device = "auto",
     output: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("noise.png"),
+    revision: option.Revision = None,
 ) -> None:
     """Show a picture drowning in noise: noise is added in N steps until nothing else is left.
 
@@ -140,7 +149,8 @@ def noise(
     """
     from diafano import cli_noise
 
-    cli_noise.noise(picture, steps=steps, source=model, seed=seed, device=device, dtype=dtype, output=output)
+    loading = {"device": device, "dtype": dtype, "revision": revision}
+    cli_noise.noise(picture, steps=steps, source=model, seed=seed, loading=loading, output=output)
 
 
 @app.command(short_help="Print a model's parts, their sizes and a picture's way through them.")
@@ -156,6 +166,7 @@ def inspect(
     ] = None,
     prediction: option.Prediction = None,
     ema: option.Ema = False,
+    revision: option.Revision = None,
 ) -> None:
     """Print a model's parts, how many parameters each has, and the shapes on a picture's way through them.
 
@@ -164,7 +175,7 @@ def inspect(
     """
     from diafano import cli_inspect
 
-    cli_inspect.inspect(model, size=size, prediction=prediction, ema=ema)
+    cli_inspect.inspect(model, size=size, prediction=prediction, ema=ema, revision=revision)
 
 
 @app.command(short_help="Train one of the networks on captioned pictures.")
@@ -199,6 +210,7 @@ def evaluate(
     ] = None,
     dtype: option.DType = "auto",
     device: option.Device = "auto",
+    revision: option.Revision = None,
 ) -> None:
     """Draw prompts that training never saw and judge whether the pictures show them.
 
@@ -214,8 +226,7 @@ def evaluate(
         seed=seed,
         as_json=json,
         grid=grid,
-        device=device,
-        dtype=dtype,
+        loading={"device": device, "dtype": dtype, "revision": revision},
     )
 
 
@@ -261,6 +272,7 @@ def convert(
     tokenizer: option.TokenizerFolder = None,
     prediction: option.Prediction = None,
     ema: option.Ema = False,
+    revision: option.Revision = None,
 ) -> None:
     """Copy a model from a folder (diffusers' layout), a single file (the original's names) or the hub to either form.
 
@@ -271,7 +283,15 @@ def convert(
     from diafano.checkpoints.original import SUFFIX, save_file
     from diafano.checkpoints.writing import MAX_SHARD_BYTES
 
-    model = package.load(source, device="cpu", dtype="float32", tokenizer=tokenizer, prediction=prediction, ema=ema)
+    model = package.load(
+        source,
+        device="cpu",
+        dtype="float32",
+        tokenizer=tokenizer,
+        prediction=prediction,
+        ema=ema,
+        revision=revision,
+    )
     if target.suffix.lower() != SUFFIX:
         save_folder(model, target, dtype, MAX_SHARD_BYTES if shard is None else shard * 2**20)
     elif shard is not None:

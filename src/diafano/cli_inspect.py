@@ -15,13 +15,15 @@ NAMES_SHOWN = 8
 """How many tensors a list of the report names before it only counts the rest."""
 
 
-def inspect(name: str, *, size: str | None, prediction: str | None = None, ema: bool = False) -> None:
+def inspect(
+    name: str, *, size: str | None, prediction: str | None = None, ema: bool = False, revision: str | None = None
+) -> None:
     """Print the model's table; of a single file, before it, what is in it.
 
     `name` is a preset, the folder of a model, a file or a hub id; `size` is "WxH" or the model's own. `prediction` and
-    `ema` are for files, as in `recognise`.
+    `ema` are for files, as in `recognise`, and `revision` is for hub ids.
     """
-    if Path(name).is_file():
+    if Path(name).is_file() and revision is None:
         from diafano.checkpoints.recognise import recognise
 
         original = recognise(Path(name), prediction=prediction, ema=ema)
@@ -33,7 +35,7 @@ def inspect(name: str, *, size: str | None, prediction: str | None = None, ema: 
         return
     if prediction is not None or ema:
         raise UserError(f"{name!r} is no file: --prediction and --ema are for single files, leave them out")
-    _print_way(find_model(name), size)
+    _print_way(find_model(name, revision), size)
 
 
 def _print_way(preset: "Preset", size: str | None) -> None:
@@ -55,17 +57,17 @@ def _print_way(preset: "Preset", size: str | None) -> None:
     print(f"Trained on {config.steps} steps of noise ({config.kind}), to predict {config.prediction}")
 
 
-def find_model(name: str) -> "Preset":
+def find_model(name: str, revision: str | None = None) -> "Preset":
     """The configuration that `name` means: a preset's, the shipped model's, that of a folder or of a hub id."""
     from diafano import EMBEDDED
     from diafano.checkpoints.hub import fetch, find_hub_id
     from diafano.presets import PRESETS, find_preset
 
-    if name == "embedded" and (EMBEDDED / "model_index.json").is_file():
+    if name == "embedded" and revision is None and (EMBEDDED / "model_index.json").is_file():
         return read_preset(EMBEDDED)  # what really ships, not what the preset says should
-    if name in PRESETS:
+    if name in PRESETS and revision is None:
         return find_preset(name)
-    hub_id = find_hub_id(name)
+    hub_id = find_hub_id(name, revision)
     if hub_id is not None:
         return replace(read_preset(fetch(hub_id, weights=False)), name=hub_id.name)
     folder = Path(name)

@@ -1,10 +1,17 @@
 """`diafano noise`: a picture drowning in noise, in pixels and as decoded latents."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
-def noise(picture: Path, *, steps: int, source: str | None, seed: int, device: str, dtype: str, output: Path) -> None:
-    """Write a strip of two rows and steps + 1 columns, the first without noise, the last nothing but noise."""
+def noise(
+    picture: Path, *, steps: int, source: str | None, seed: int, loading: Mapping[str, Any], output: Path
+) -> None:
+    """Write a strip of two rows and steps + 1 columns, the first without noise, the last nothing but noise.
+
+    `loading` are options of `diafano.load`.
+    """
     import torch
 
     import diafano
@@ -16,7 +23,7 @@ def noise(picture: Path, *, steps: int, source: str | None, seed: int, device: s
     if not 0 <= seed < 2**63:
         raise UserError(f"seed {seed} is not possible: give a whole number from 0 to 2^63 - 1")
     clean = read_picture(picture)
-    model = diafano.load(source, device=device, dtype=dtype)
+    model = diafano.load(source, **loading)
     pixels = to_pixels(fit(clean, *model.card.size))[None]  # (1, 3, height, width)
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.inference_mode():

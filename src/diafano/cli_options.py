@@ -35,6 +35,9 @@ Prediction = Annotated[
     str | None,
     typer.Option(help="What a single file's UNet predicts, noise or v. Default: found out.", metavar="P"),
 ]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a hub id. Default: its main branch.", metavar="R")
+]
 Ema = Annotated[bool, typer.Option("--ema", help="Of a single file, take the running averages of the weights.")]
 
 # of generate

@@ -20,6 +20,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import diafano
@@ -234,6 +235,27 @@ def test_a_revision_is_named_in_the_id_or_beside_it(hub: Hub) -> None:
         assert not any("a" * 40 in path or "main" in path for path in hub.asked)
     assert "differ" in refused("owner/tiny@v1.0", revision="main")
     assert "no revision 'v9'" in refused("owner/tiny@v9") and "no revision 'v9'" in refused(revision="v9")
+
+
+@pytest.mark.parametrize("command", ["generate", "noise", "inspect", "convert"])
+def test_every_command_takes_a_revision(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    arguments = {
+        "generate": ["a fox", "--steps", "1", "--model", "owner/tiny", "--output", str(picture)],
+        "noise": [str(picture), "--steps", "1", "--model", "owner/tiny", "--output", str(picture)],
+        "inspect": ["owner/tiny"],
+        "convert": ["owner/tiny", str(tmp_path / "copy")],
+    }[command]
+    assert cli.run([command, *arguments, "--revision", "v1.0"]) == 0, capsys.readouterr().err
+    assert hub.asked and not any("a" * 40 in path or "main" in path for path in hub.asked)
+    assert cli.run([command, *arguments, "--revision", "v9"]) == 2
+    assert "no revision 'v9'" in capsys.readouterr().err
+    here = [str(tmp_path) if argument == "owner/tiny" else argument for argument in arguments]
+    assert cli.run([command, *here, "--revision", "v9"]) == 2
+    assert "revision 'v9' was given, but" in capsys.readouterr().err
 
 
 def test_a_model_without_a_card_is_called_by_its_name(hub: Hub) -> None:

@@ -264,7 +264,7 @@ def test_a_wrong_shape_is_named(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("channels", "kind"), [(8, "editing"), (7, "upscaling"), (5, "depth"), (6, "unknown")])
-def test_models_that_cannot_be_drawn_with_are_called_by_their_kind(made: Made, tmp_path: Path, channels: int, kind: str) -> None:
+def test_models_of_other_kinds_are_called_by_them(made: Made, tmp_path: Path, channels: int, kind: str) -> None:
     weight = torch.zeros(32, channels, 3, 3)
     path = changed(made, tmp_path / "x.safetensors", model__diffusion_model__input_blocks__0__0__weight=weight)
     assert recognise(path).kind.startswith(kind)

@@ -33,7 +33,7 @@ def files(
     narrow_model: Callable[[bool], StableDiffusion],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A folder with an inpainting model of either family: ``model.safetensors`` and ``tokenizer``; a picture, a mask."""
+    """An inpainting model of either family (``model.safetensors``, ``tokenizer``), a picture and a mask."""
     folder, model = tmp_path_factory.mktemp("inpainting"), copy.copy(narrow_model(request.param == 2))
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -20,8 +20,7 @@ ARGUMENTS: dict[str, Any] = {
     "seed": 5,
     "as_json": False,
     "grid": None,
-    "device": "auto",
-    "dtype": "auto",
+    "loading": {"device": "auto", "dtype": "auto"},
 }
 
 

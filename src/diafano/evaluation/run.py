@@ -14,13 +14,12 @@ def run(
     seed: int,
     as_json: bool,
     grid: Path | None,
-    device: str,
-    dtype: str,
+    loading: Mapping[str, Any],
 ) -> None:
     """Evaluate the model at `source` (None: the one that ships) and print the result.
 
-    `settings` are steps, guidance and sampler; None is the model's own. Raises UserError for what cannot be done, as
-    far as possible before anything is drawn.
+    `settings` are steps, guidance and sampler; None is the model's own. `loading` are options of `diafano.load`.
+    Raises UserError for what cannot be done, as far as possible before anything is drawn.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,7 +40,7 @@ def run(
             check_target(grid)
         judge = Judge.shipped()
         list(held_out_prompts(judge.objects, prompts, seed))  # complains of impossible numbers
-        model = diafano.load(source, device=device, dtype=dtype)
+        model = diafano.load(source, **loading)
         progress.update(bar, description="drawing", total=prompts)
         result = evaluate(
             model,
