@@ -14,19 +14,29 @@ PACKAGE = Path(diafano.__file__).parent
 # From the top down. A name stands for a module or for a whole folder; modules of one floor may know each other.
 LAYERS = [
     {"__main__"},
-    {"cli", "cli_options", "cli_generate", "cli_noise", "cli_inspect", "cli_train", "cli_scenes", "cli_samplers"},
+    {
+        "cli",
+        "cli_options",
+        "cli_addons",
+        "cli_generate",
+        "cli_noise",
+        "cli_inspect",
+        "cli_train",
+        "cli_scenes",
+        "cli_samplers",
+    },
     {"serve", "explain"},
     {"training", "evaluation"},
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
-    {"conditioning", "from_picture"},
+    {"conditioning", "from_picture", "addons"},
     {"request", "recorded"},
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
-    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers"},
+    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora"},
     {"layers", "schedules", "noise", "philox", "picture", "devices", "infotext"},
-    {"errors", "memory", "threads", "prompt_syntax"},
+    {"errors", "memory", "threads", "prompt_syntax", "lora_tags"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

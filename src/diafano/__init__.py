@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from diafano.checkpoints.addons import Loras
     from diafano.errors import UserError
     from diafano.request import Request
     from diafano.stable_diffusion import StableDiffusion
@@ -43,6 +44,8 @@ def load(
     prediction: str | None = None,
     ema: bool = False,
     revision: str | None = None,
+    loras: "Loras | None" = None,
+    allow_partial: bool = False,
 ) -> "StableDiffusion":
     """A model, ready to draw: the one that ships with the package (None), a diffusers folder, a single file, a hub id.
 
@@ -55,8 +58,30 @@ def load(
     A single file (``.safetensors``, ``.ckpt``) has no `tokenizer`: name its folder or hub id, or let the usual one be
     downloaded. `prediction` ("noise" or "v") overrides what is found out about the file, and `ema` takes the running
     averages of its weights instead of the weights.
+
+    `loras` is where the LoRAs that prompts name, as in ``<lora:style:0.8>``, are found: a folder, or a mapping from
+    names to files, or a list of these. An add-on of which the model cannot take everything is an error, unless
+    `allow_partial`.
     Raises UserError, one sentence, for what cannot be loaded.
     """
+    model = _load(source, device, dtype, tokenizer, prediction, ema, revision)
+    if loras is not None:
+        from diafano.checkpoints import addons
+
+        addons.add(model, loras=loras, allow_partial=allow_partial)
+    return model
+
+
+def _load(
+    source: str | os.PathLike[str] | None,
+    device: "str | torch.device",
+    dtype: "str | torch.dtype",
+    tokenizer: str | os.PathLike[str] | None,
+    prediction: str | None,
+    ema: bool,
+    revision: str | None,
+) -> "StableDiffusion":
+    """The model without add-ons."""
     from diafano.checkpoints.diffusers import load_folder
     from diafano.checkpoints.hub import find_hub_id, load_from_hub
     from diafano.errors import UserError

@@ -78,6 +78,7 @@ def generate(
     mask: option.Mask = None,
     mask_blur: option.MaskBlur = 0.0,
     lora: option.Lora = None,
+    lora_dir: option.LoraDir = None,
     allow_partial: option.AllowPartial = False,
     like: option.Like = None,
     clip_skip: option.ClipSkip = None,
@@ -99,6 +100,7 @@ def generate(
     carries its settings: in PNG the text chunk `parameters`, in JPEG and WebP the EXIF user comment.
     """
     from diafano import cli_generate
+    from diafano.cli_addons import AddonOptions
 
     cli_generate.generate(
         prompt,
@@ -118,8 +120,7 @@ def generate(
         image=image,
         mask=mask,
         mask_blur=mask_blur,
-        loras=lora or [],
-        allow_partial=allow_partial,
+        addons=AddonOptions(lora or [], lora_dir or [], allow_partial),
     )
 
 

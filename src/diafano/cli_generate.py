@@ -5,13 +5,15 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from diafano.cli_addons import AddonOptions
     from diafano.recorded import Recorded
     from diafano.request import Settings
+    from diafano.stable_diffusion import StableDiffusion
 
 LONGEST_NAME = 60
 """Letters of a prompt that a file's name takes."""
@@ -26,17 +28,15 @@ def generate(
     loading: Mapping[str, Any],
     output: Path,
     filmstrip: Path | None,
+    addons: "AddonOptions",
     image: Path | None = None,
     mask: Path | None = None,
     mask_blur: float = 0.0,
-    loras: Sequence[str] = (),
-    allow_partial: bool = False,
 ) -> None:
     """Draw the pictures, write them and print their names.
 
     `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`. What is None in them, and the
-    prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over,
-    `loras` files of LoRAs, each with ":strength" behind it or without.
+    prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -63,18 +63,12 @@ def generate(
         recorded = None if redrawn is None else _recorded(redrawn)
         if recorded is not None:
             settings = with_overrides(recorded, settings)
-            prompt = recorded.prompt if prompt is None else prompt
         over, painted = (None if path is None else read_picture(path) for path in (image, mask))
-        model = diafano.load(source, **loading)
-        if loras:
-            from diafano.checkpoints.lora import Loras
-
-            applied = Loras(model)
-            for file, weight in map(_with_strength, loras):
-                applied.add(file, weight, allow_partial=allow_partial)
+        model = diafano.load(source, **loading, **addons.loading())
         if recorded is not None:
-            _tell_what_differs(recorded, model.card.name)
+            prompt = _honoured(recorded, prompt, model, addons)
         assert prompt is not None
+        prompt = addons.spoken(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, mask_blur=mask_blur, **settings)
         steps = len(model.sigmas(request)) - 1
         strip = None if filmstrip is None else Filmstrip(model, steps)
@@ -107,12 +101,6 @@ def settings_of(options: Mapping[str, Any]) -> "Settings":
     return cast(Settings, {name: options[name] for name in Settings.__annotations__ if name in options})
 
 
-def _with_strength(lora: str) -> tuple[str, float]:
-    """``style.safetensors:0.8`` -> ("style.safetensors", 0.8)."""
-    match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", lora)
-    return (lora, 1.0) if match is None else (match[1], float(match[2]))
-
-
 def _recorded(path: Path) -> "Recorded":
     """What a picture file says of its request."""
     from diafano.errors import UserError
@@ -125,16 +113,21 @@ def _recorded(path: Path) -> "Recorded":
     return read_recorded(text)
 
 
-def _tell_what_differs(recorded: "Recorded", model: str) -> None:
-    """Notes about what keeps the picture from being the same."""
-    if recorded.model is not None and recorded.model != model:
+def _honoured(recorded: "Recorded", prompt: str | None, model: "StableDiffusion", addons: "AddonOptions") -> str:
+    """The prompt to draw, and notes about what keeps the picture from being the same."""
+    lost = list(recorded.ignored)
+    if prompt is None:
+        prompt, missing = model.addons.honoured(recorded.prompt, recorded.addons, addons.lora_names)
+        lost += missing
+    if recorded.model is not None and recorded.model != model.card.name:
         warnings.warn(
-            f"the picture was drawn by the model {recorded.model!r}, not by {model!r}: it will be another one, unless"
-            " --model names that model",
+            f"the picture was drawn by the model {recorded.model!r}, not by {model.card.name!r}: it will be another"
+            " one, unless --model names that model",
             stacklevel=2,
         )
-    if recorded.ignored:
-        warnings.warn(f"of the picture's settings, these are left out: {', '.join(recorded.ignored)}", stacklevel=2)
+    if lost:
+        warnings.warn(f"of the picture's settings, these are left out: {', '.join(lost)}", stacklevel=2)
+    return prompt
 
 
 def name_files(output: Path, prompt: str, seeds: range) -> list[Path]:

@@ -86,8 +86,14 @@ Lora = Annotated[
     list[str] | None,
     typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),
 ]
+LoraDir = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Folder of the LoRAs that a prompt names, as in <lora:name:0.8>; may be repeated.", metavar="FOLDER"
+    ),
+]
 AllowPartial = Annotated[
-    bool, typer.Option("--allow-partial", help="Apply a LoRA even if the model has no place for some of it.")
+    bool, typer.Option("--allow-partial", help="Apply an add-on even if the model has no place for some of it.")
 ]
 Like = Annotated[
     str | None,

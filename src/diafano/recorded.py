@@ -7,12 +7,12 @@ Pictures of other programs record more than can be done here. What cannot is lis
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError
-from diafano.infotext import Infotext, infotext, parse_infotext
+from diafano.infotext import infotext, parse_infotext
 from diafano.profiles import GENERATORS, find_profile
 from diafano.request import Request, Settings, with_one_schedule
 from diafano.samplers import find_sampler
@@ -21,12 +21,14 @@ from diafano.schedules import AUTOMATIC, find_schedule
 OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 """What A1111's text calls the samplers' options."""
 
+ADDONS = ("Lora hashes",)
+"""Settings that tell of a model's add-ons: see `addons.Addons`."""
+
 UNDERSTOOD = {
     *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Clip skip", "RNG"),
     *("Eta", "Eta DDIM", "Sigma churn", "Sigma noise", "Batch size", "Batch pos", "Like", "Version"),
+    *ADDONS,
 }
-
-EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^<>]*>")
 SCHEDULES_OF_THEIR_OWN = (1, 9)
 """The version of A1111 since which a sampler's name alone means its "automatic" schedule; before, it meant uniform."""
 
@@ -45,10 +47,15 @@ class Recorded:
     """The name of the model that drew it."""
     ignored: tuple[str, ...]
     """What was recorded but cannot be done here, a few words each."""
+    addons: dict[str, str] = field(default_factory=dict)
+    """What was recorded under `ADDONS`: whether it can be done depends on what the model has."""
 
 
-def recorded_text(request: Request, place: int, model: str) -> str:
-    """A1111's text for the picture at that place of the request's batch, drawn by the model of that name."""
+def recorded_text(request: Request, place: int, model: str, addons: Mapping[str, object | None] | None = None) -> str:
+    """A1111's text for the picture at that place of the request's batch, drawn by the model of that name.
+
+    `addons` are the settings that tell of its add-ons, see `addons.Addons.recorded`.
+    """
     alone = not find_profile(request.like).one_generator_for_all
     settings: dict[str, object | None] = {
         "Steps": request.steps,
@@ -64,6 +71,7 @@ def recorded_text(request: Request, place: int, model: str) -> str:
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "RNG": request.rng,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
+        **({} if addons is None else addons),
         "Like": request.like,
         "Version": f"diafano {__version__}",
     }
@@ -81,11 +89,7 @@ def read_recorded(text: str) -> Recorded:
     pairs = found.settings
     ignored: list[str] = []
     ours = pairs.get("Version", "").startswith("diafano ")
-    prompt, negative = found.prompt, found.negative
-    if not ours:
-        prompt, negative, ignored = _plain_texts(found)
-
-    settings: dict[str, Any] = {"negative": negative, "like": pairs.get("Like") if ours else _program(pairs)}
+    settings: dict[str, Any] = {"negative": found.negative, "like": pairs.get("Like") if ours else _program(pairs)}
     for key, name, read in (
         ("Steps", "steps", int),
         ("CFG scale", "guidance", float),
@@ -110,7 +114,8 @@ def read_recorded(text: str) -> Recorded:
         settings["batch_position"] = _read(int, "Batch pos", pairs["Batch pos"])
     ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD]
     model = pairs.get("Model", f"hash {pairs['Model hash']}" if "Model hash" in pairs else None)
-    return Recorded(prompt, settings, model, tuple(ignored))
+    addons = {key: pairs[key] for key in ADDONS if key in pairs}
+    return Recorded(found.prompt, settings, model, tuple(ignored), addons)
 
 
 def with_overrides(recorded: Recorded, given: Settings) -> Settings:
@@ -136,14 +141,6 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
 def _program(pairs: Mapping[str, str]) -> str:
     """Which program drew a picture that is not ours: A1111's text is written by A1111 unless it says something else."""
     return "comfyui" if "comfyui" in pairs.get("Version", "").lower() else "a1111"
-
-
-def _plain_texts(found: Infotext) -> tuple[str, str, list[str]]:
-    """Prompt and negative prompt without the networks that they name, and which those are."""
-    texts = [found.prompt, found.negative]
-    ignored = [match.group() for text in texts for match in EXTRA_NETWORK.finditer(text)]
-    prompt, negative = (EXTRA_NETWORK.sub("", text) for text in texts)
-    return prompt, negative, ignored
 
 
 def _read_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:

@@ -17,11 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diafano.addons import Addons
 from diafano.autoencoder import Autoencoder
 from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.denoiser import Denoiser, Network
 from diafano.errors import UserError
 from diafano.from_picture import STRENGTH, InitImage, encode_init_image
+from diafano.lora import merged
+from diafano.lora_tags import without_tags
 from diafano.noise import NoiseSchedule
 from diafano.picture import to_picture, with_parameters
 from diafano.profiles import find_profile
@@ -60,6 +63,7 @@ class StableDiffusion:
         autoencoder: Autoencoder,
         schedule: NoiseSchedule,
         card: ModelCard,
+        addons: Addons | None = None,
     ) -> None:
         """Raises UserError where the parts do not fit each other."""
         _check_fit(tokenizer, text_encoder, unet, autoencoder)
@@ -69,6 +73,7 @@ class StableDiffusion:
         self.autoencoder = autoencoder
         self.schedule = schedule
         self.card = card
+        self.addons = Addons() if addons is None else addons
 
     @property
     def device(self) -> torch.device:
@@ -191,13 +196,17 @@ class StableDiffusion:
         `on_step` is called once for each step of each of `batches`, steps from 0 on.
         """
         sigmas = self.sigmas(request)
-        run = self.conditionings(request, len(sigmas) - 1)
+        loras = self.addons.loras_of(request.prompt)
+        said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
+        noted = self.addons.recorded(loras)
         pictures: list[Image.Image] = []
-        for places in self.batches(request):
-            latent = self.denoise(run, sigmas, request, self.noise_source(request, places), on_step, start)
-            for place, pixels in zip(places, self.decode(latent), strict=True):
-                drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
-                pictures.append(with_parameters(drawn, recorded_text(request, place, self.card.name)))
+        with merged(self.unet, self.text_encoder, loras):
+            run = self.conditionings(request, len(sigmas) - 1)
+            for places in self.batches(request):
+                latent = self.denoise(run, sigmas, request, self.noise_source(request, places), on_step, start)
+                for place, pixels in zip(places, self.decode(latent), strict=True):
+                    drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
+                    pictures.append(with_parameters(drawn, recorded_text(said, place, self.card.name, noted)))
         return pictures
 
     def sigmas(self, request: Request) -> list[float]:
@@ -212,7 +221,7 @@ class StableDiffusion:
 
     def conditionings(self, request: Request, steps: int) -> list[Conditioning]:
         """The embeddings of the request's texts, for each of the steps."""
-        profile = find_profile(request.like)
+        profile, prompt = find_profile(request.like), without_tags(request.prompt)
 
         def embed(text: str, skip: int = request.clip_skip) -> Tensor:
             if profile.weighting is None:
@@ -220,9 +229,9 @@ class StableDiffusion:
             return embed_prompt(text, self.tokenizer, self.text_encoder, skip=skip, weighting=profile.weighting)
 
         if profile.weighting == "a1111":
-            return conditioning_of_steps(request.prompt, request.negative, steps, embed)
+            return conditioning_of_steps(prompt, request.negative, steps, embed)
         skip_in_negative = request.clip_skip if profile.skips_in_negative else 1
-        return [Conditioning(((embed(request.prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
+        return [Conditioning(((embed(prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts as they stand -> (count, tokens, text width), all in one batch. Warns of words that do not fit."""

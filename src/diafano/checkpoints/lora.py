@@ -1,6 +1,4 @@
-"""LoRA: small files that change a model's weights by products of thin matrices (Hu et al. 2021, arXiv 2106.09685).
-
-    weight + strength * alpha / rank * up @ down        up (out, rank), down (rank, in * height * width)
+"""LoRA files, and folders of them: names of tensors -> updates of a model's layers.
 
 Read are kohya's names (``lora_unet_down_blocks_0_..._to_q.lora_down.weight``, LoCon's convolutions included), PEFT's
 (``unet.….to_q.lora_A.weight``) and diffusers' older ones (``….processor.to_q_lora.down.weight``). What a file holds
@@ -11,15 +9,16 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diafano.checkpoints.files import hash_of, named_files
 from diafano.checkpoints.reading import listed, read_file
 from diafano.errors import UserError
+from diafano.lora import TEXT_ENCODER, UNET, Layer, Lora, MergedLoras, Strength, Update, layers_of
+from diafano.lora_tags import LoraTag
 from diafano.stable_diffusion import StableDiffusion
 
 ROLES: Final = {
@@ -40,109 +39,92 @@ ROLES: Final = {
 _OLD_PROCESSOR = re.compile(r"(?:processor\.)?(to_[qkv]|to_out)_lora\.(down|up)\.weight$")
 
 
-@dataclass(frozen=True)
-class Update:
-    """What one layer's weight is changed by."""
-
-    down: Tensor
-    """(rank, in) or (rank, in, height, width)."""
-    up: Tensor
-    """(out, rank) or (out, rank, 1, 1)."""
-    mid: Tensor | None
-    """LoCon's core of a convolution that is taken apart further: (rank, rank, height, width)."""
-    scale: float
-    """alpha / rank."""
-
-    def delta(self, shape: torch.Size) -> Tensor:
-        """The change of a weight of that shape at strength 1, float32. Raises ValueError if it does not fit."""
-        up, down = self.up.float().flatten(1), self.down.float()
-        if self.mid is not None:
-            product = torch.einsum("or,rshw,si->oihw", up, self.mid.float(), down.flatten(1))
-        else:
-            product = up @ down.flatten(1)
-        if product.numel() != shape.numel() or len(product) != shape[0]:
-            raise ValueError(f"{tuple(product.shape)} for {tuple(shape)}")
-        return self.scale * product.reshape(shape)
-
-
-class Loras:
-    """The LoRAs of one model: add, weigh and remove them in any order.
-
-    The original weights are kept, and every change is computed from them anew, so nothing drifts: with all LoRAs
-    removed, or at strength 0, the weights are the very same tensors as before.
-    """
+class Loras(MergedLoras):
+    """The LoRAs that a model keeps until they are taken away; what it draws meanwhile says so in its settings."""
 
     def __init__(self, model: StableDiffusion) -> None:
-        self.model = model
-        self._updates: dict[str, dict[str, Update]] = {}
-        self._strengths: dict[str, float] = {}
-        self._originals: dict[str, Tensor] = {}
-        self._layers = dict(_layers(model))
+        super().__init__(model.unet, model.text_encoder)
+        self._kept = model.addons.kept
 
     def add(
         self,
         path: str | os.PathLike[str],
         strength: float = 1.0,
         *,
+        text: float | None = None,
         allow_partial: bool = False,
         name: str | None = None,
     ) -> str:
-        """Add the LoRA in a file; returns its name (the file's, unless one is given).
+        """Add the LoRA in a file; returns its name (the file's, unless one is given). `text` is its strength in the
+        text encoder, where that is another.
 
         Raises UserError for tensors that no layer of this model takes; with `allow_partial` they are told in a warning.
         """
         path = Path(path)
         name = path.stem if name is None else name
-        if name in self._updates:
-            raise UserError(f"a LoRA named {name} is there already: remove it first, or give this one another name")
-        updates, unmatched = match(read_file(path), self._layers, path)
-        if unmatched:
-            said = f"{path} has {listed(unmatched)}, which no layer of this model takes"
-            if not allow_partial or not updates:
-                raise UserError(f"{said}: it was made for another kind of model, or say --allow-partial")
-            warnings.warn(said, stacklevel=2)
-        self._updates[name] = updates
-        self.set_strength(name, strength)
+        lora = read_lora(path, self.layers, allow_partial=allow_partial)
+        self.put(name, lora, Strength(strength if text is None else text, strength))
+        self._kept[name] = (LoraTag(name, self.strengths[name].text, strength), lora.hash)
         return name
 
-    def set_strength(self, name: str, strength: float) -> None:
-        """What the LoRA of that name is multiplied with from now on."""
-        if name not in self._updates:
-            raise UserError(f"there is no LoRA {name!r} here: there are {', '.join(self._updates) or 'none'}")
-        if not abs(strength) <= 100:
-            raise UserError(f"the strength {strength} of the LoRA {name} is not possible: give a number, 1 is usual")
-        self._strengths[name] = strength
-        self._compute(self._updates[name])
+    def set_strength(self, name: str, strength: float, *, text: float | None = None) -> None:
+        super().set_strength(name, strength, text=text)
+        self._kept[name] = (LoraTag(name, self.strengths[name].text, strength), self._kept[name][1])
 
     def remove(self, name: str) -> None:
-        """Take a LoRA away."""
-        self.set_strength(name, 0.0)
-        del self._updates[name], self._strengths[name]
+        super().remove(name)
+        del self._kept[name]
 
-    def clear(self) -> None:
-        """Take all away."""
-        for name in list(self._updates):
-            self.remove(name)
 
-    @torch.no_grad()
-    def _compute(self, layers: Mapping[str, object]) -> None:
-        """The weights of these layers, from the originals."""
-        for layer in layers:
-            weight = self._layers[layer].weight
-            original = self._originals.setdefault(layer, weight.data)
-            changed = original.float()
-            active = [
-                (updates[layer], self._strengths[name])
-                for name, updates in self._updates.items()
-                if layer in updates and self._strengths[name] != 0
-            ]
-            for update, strength in active:
-                changed = changed + strength * update.delta(weight.shape).to(changed.device)
-            weight.data = changed.to(original.dtype) if active else self._originals.pop(layer)
+class LoraFiles:
+    """Where a model finds the LoRAs that its prompts name: folders, searched through, and files by name."""
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        folders: tuple[Path, ...] = (),
+        files: Mapping[str, str | os.PathLike[str]] | None = None,
+        *,
+        allow_partial: bool = False,
+    ) -> None:
+        """`files` goes before `folders`. Raises UserError for a folder or a file that is not there."""
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"there is no folder {str(folder)!r} of LoRAs: check the name")
+        self.files = {name: Path(path) for name, path in (files or {}).items()}
+        for path in self.files.values():
+            if not path.is_file():
+                raise UserError(f"there is no file {path}: check the name")
+        self.folders = folders
+        self._allow_partial = allow_partial
+        self._layers = layers_of(model.unet, model.text_encoder)
+        self._read: dict[Path, tuple[int, Lora]] = {}
+
+    def __call__(self, name: str) -> Lora:
+        """The LoRA of that name. Raises UserError where there is none, or none that fits the model."""
+        path = named_files(name, self.files, self.folders, "LoRA", "--lora-dir FOLDER or --lora FILE")
+        changed = path.stat().st_mtime_ns
+        if path not in self._read or self._read[path][0] != changed:
+            self._read[path] = (changed, read_lora(path, self._layers, allow_partial=self._allow_partial))
+        return self._read[path][1]
+
+
+def read_lora(path: Path, layers: Mapping[str, Layer], *, allow_partial: bool = False) -> Lora:
+    """The LoRA in a file, for a model with these layers.
+
+    Raises UserError for tensors that no layer takes; with `allow_partial` they are told in a warning.
+    """
+    updates, unmatched = match(read_file(path), layers, path)
+    if unmatched:
+        said = f"{path} has {listed(unmatched)}, which no layer of this model takes"
+        if not allow_partial or not updates:
+            raise UserError(f"{said}: it was made for another kind of model, or say --allow-partial")
+        warnings.warn(said, stacklevel=2)
+    return Lora(updates, hash_of(path, without_header=True))
 
 
 def match(
-    tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Linear | nn.Conv2d], path: Path
+    tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], path: Path
 ) -> tuple[dict[str, Update], list[str]]:
     """Layer -> its update, and the names of the tensors that no layer takes. `path` is for what is said of errors."""
     spellings = {spelling: layer for layer in layers for spelling in _spellings(layer)}
@@ -185,20 +167,12 @@ def _taken_apart(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def _layers(model: StableDiffusion) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """``unet.conv_in`` and so on: all layers that a LoRA can change."""
-    for part in ("unet", "text_encoder"):
-        for name, module in getattr(model, part).named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                yield f"{part}.{name}", module
-
-
 def _spellings(layer: str) -> Iterator[str]:
     """How files call a layer."""
     part, _, name = layer.partition(".")
-    if part == "unet":
+    if part == UNET:
         yield from (layer, name, "lora_unet_" + name.replace(".", "_"))
     else:
         for prefix in ("", "text_model."):
-            yield f"text_encoder.{prefix}{name}"
+            yield f"{TEXT_ENCODER}.{prefix}{name}"
         yield from (f"{te}_text_model_{name.replace('.', '_')}" for te in ("lora_te", "lora_te1"))

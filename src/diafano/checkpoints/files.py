@@ -1,0 +1,57 @@
+"""Files of add-ons: found by the name that a prompt calls them by, and known again by their hash."""
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from diafano.checkpoints.pickles import SUFFIXES
+from diafano.errors import UserError
+
+ADDON_SUFFIXES = (".safetensors", *SUFFIXES)
+NEAR_NAMES = 3
+"""How many names like the one that was not found are told."""
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """The weights in a folder and the folders in it, in the order of their names."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in ADDON_SUFFIXES and path.is_file():
+            yield path
+
+
+def named_files(name: str, files: Mapping[str, Path], folders: Sequence[Path], kind: str, options: str) -> Path:
+    """The file of that name: in `files`, else the only one in `folders` that is called so, its ending aside.
+
+    Raises UserError, with the names most like it, where there is none, and where there are several. `kind` and
+    `options` are what it is and what gives it on the command line.
+    """
+    if name in files:
+        return files[name]
+    in_folders = [path for folder in folders for path in files_in(folder)]
+    found = [path for path in in_folders if path.stem == name]
+    if len(found) > 1:
+        raise UserError(
+            f"there are several {kind}s called {name!r}, {', '.join(str(path) for path in found[:NEAR_NAMES])}:"
+            " give one of them another name"
+        )
+    if found:
+        return found[0]
+    names = sorted({*files, *(path.stem for path in in_folders)})
+    if not names:
+        raise UserError(f"the {kind} {name!r} that the prompt names is not known, nor any other: give {options}")
+    near = difflib.get_close_matches(name, names, NEAR_NAMES) or names[:NEAR_NAMES]
+    where = f" in {', '.join(str(folder) for folder in folders)}" if folders else ""
+    raise UserError(f"there is no {kind} {name!r}{where}: did you mean {' or '.join(near)}?")
+
+
+def hash_of(path: Path, digits: int = 12, *, without_header: bool = False) -> str:
+    """The first hexadecimal digits of a file's SHA-256, by which A1111 knows it.
+
+    `without_header` leaves out a safetensors file's header, notes and names, as is done for LoRAs: what trainers note
+    in it later does not change the hash.
+    """
+    with path.open("rb") as file:
+        if without_header and path.suffix.lower() == ".safetensors":
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()[:digits]

@@ -1,0 +1,153 @@
+"""LoRA: a model's weights changed by products of thin matrices (Hu et al. 2021, arXiv 2106.09685).
+
+    weight + strength * alpha / rank * up @ down        up (out, rank), down (rank, in * height * width)
+
+The files are read in `checkpoints.lora`, the tags that name them in a prompt in `lora_tags`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diafano.errors import UserError
+
+Layer = nn.Linear | nn.Conv2d
+UNET, TEXT_ENCODER = "unet", "text_encoder"
+"""The parts that a LoRA can change; a layer is called ``unet.conv_in``."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one layer's weight is changed by."""
+
+    down: Tensor
+    """(rank, in) or (rank, in, height, width)."""
+    up: Tensor
+    """(out, rank) or (out, rank, 1, 1)."""
+    mid: Tensor | None
+    """LoCon's core of a convolution that is taken apart further: (rank, rank, height, width)."""
+    scale: float
+    """alpha / rank."""
+
+    def delta(self, shape: torch.Size) -> Tensor:
+        """The change of a weight of that shape at strength 1, float32. Raises ValueError if it does not fit."""
+        up, down = self.up.float().flatten(1), self.down.float()
+        if self.mid is not None:
+            product = torch.einsum("or,rshw,si->oihw", up, self.mid.float(), down.flatten(1))
+        else:
+            product = up @ down.flatten(1)
+        if product.numel() != shape.numel() or len(product) != shape[0]:
+            raise ValueError(f"{tuple(product.shape)} for {tuple(shape)}")
+        return self.scale * product.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA that fits a model."""
+
+    updates: Mapping[str, Update]
+    """Layer -> its update."""
+    hash: str
+    """The first 12 hexadecimal digits by which the file is known, see `checkpoints.lora.lora_hash`."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What a LoRA's updates are multiplied with."""
+
+    text: float
+    """In the text encoder."""
+    unet: float
+
+    def of(self, layer: str) -> float:
+        return self.unet if layer.startswith(UNET) else self.text
+
+
+class MergedLoras:
+    """LoRAs within the weights of a UNet and a text encoder: put in, weigh and remove them in any order.
+
+    The original weights are kept, and every change is computed from them anew, so nothing drifts: with all LoRAs
+    removed, or at strength 0, the weights are the very same tensors as before.
+    """
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
+        self.layers = layers_of(unet, text_encoder)
+        self.strengths: dict[str, Strength] = {}
+        self._updates: dict[str, Mapping[str, Update]] = {}
+        self._originals: dict[str, Tensor] = {}
+
+    def put(self, name: str, lora: Lora, strength: Strength) -> None:
+        """Merge a LoRA into the weights."""
+        if name in self._updates:
+            raise UserError(f"a LoRA named {name} is there already: remove it first, or give this one another name")
+        self._updates[name] = lora.updates
+        self._weigh(name, strength)
+
+    def set_strength(self, name: str, strength: float, *, text: float | None = None) -> None:
+        """What the LoRA of that name is multiplied with from now on; in the text encoder with `text`, if given."""
+        if name not in self._updates:
+            raise UserError(f"there is no LoRA {name!r} here: there are {', '.join(self._updates) or 'none'}")
+        self._weigh(name, Strength(strength if text is None else text, strength))
+
+    def remove(self, name: str) -> None:
+        """Take a LoRA away."""
+        self.set_strength(name, 0.0)
+        del self._updates[name], self.strengths[name]
+
+    def clear(self) -> None:
+        """Take all away."""
+        for name in list(self._updates):
+            self.remove(name)
+
+    def _weigh(self, name: str, strength: Strength) -> None:
+        for one in (strength.text, strength.unet):
+            if not abs(one) <= 100:
+                self._updates = {other: updates for other, updates in self._updates.items() if other in self.strengths}
+                raise UserError(f"the strength {one} of the LoRA {name} is not possible: give a number, 1 is usual")
+        self.strengths[name] = strength
+        self._compute(self._updates[name])
+
+    @torch.inference_mode(False)  # a weight whose data were made in inference mode could never be trained again
+    @torch.no_grad()
+    def _compute(self, layers: Iterable[str]) -> None:
+        """The weights of these layers, from the originals."""
+        for layer in layers:
+            weight = self.layers[layer].weight
+            original = self._originals.setdefault(layer, weight.data)
+            active = [
+                (updates[layer], self.strengths[name].of(layer))
+                for name, updates in self._updates.items()
+                if layer in updates and name in self.strengths and self.strengths[name].of(layer) != 0
+            ]
+            changed = original.float()
+            for update, strength in active:
+                changed = changed + strength * update.delta(weight.shape).to(changed.device)
+            # `empty_like` keeps the layout in memory, channels_last say.
+            weight.data = torch.empty_like(original).copy_(changed) if active else self._originals.pop(layer)
+
+
+@contextmanager
+def merged(
+    unet: nn.Module, text_encoder: nn.Module, loras: Mapping[str, tuple[Lora, Strength]]
+) -> Iterator[MergedLoras]:
+    """The LoRAs within the weights for as long as the context lasts; the very same tensors are there afterwards."""
+    inside = MergedLoras(unet, text_encoder)
+    try:
+        for name, (lora, strength) in loras.items():
+            inside.put(name, lora, strength)
+        yield inside
+    finally:
+        inside.clear()
+
+
+def layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Layer]:
+    """All layers that a LoRA can change, by name."""
+    return {
+        f"{part}.{name}": module
+        for part, network in ((UNET, unet), (TEXT_ENCODER, text_encoder))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
