@@ -36,7 +36,7 @@ def untrained(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> N
 def test_json_alone_goes_to_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(**{**ARGUMENTS, "as_json": True, "grid": tmp_path / "grid.png"})
     content = json.loads(capsys.readouterr().out)
-    assert list(content) == ["overall", "tasks", "judge", "prompts"]
+    assert list(content) == ["overall", "frechet", "tasks", "judge", "prompts"]
     assert [one["seed"] for one in content["prompts"]] == [5, 6, 7]
     assert not any(one["passed"] for one in content["prompts"])  # random weights draw nothing
     with Image.open(tmp_path / "grid.png") as sheet:

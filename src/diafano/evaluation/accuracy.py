@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diafano.data.arrangements import Relation
 from diafano.data.colours import COLOURS, TINTS
@@ -64,11 +65,16 @@ def accuracy_of(
         rng = np.random.default_rng((seed, TASKS.index(task)))
         asked = [sampler.task(task, rng) for _ in range(scenes)]
         wrong = [near_miss(task, scene, judge.objects, twins, rng) for scene in asked]
-        pixels = np.stack([render(scene, sprites, EDGE, rng).pixels for scene in (*asked, *wrong)])
-        seen = judge.look_at_pixels(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1))
+        seen = judge.look_at_pixels(true_pixels([*asked, *wrong], sprites, rng))
         passed = [judged(task, scene, one, twins).passed for scene, one in zip(asked * 2, seen, strict=True)]
         rows[task] = Accuracy(sum(passed[:scenes]) / scenes, 1 - sum(passed[scenes:]) / scenes, scenes)
     return rows
+
+
+def true_pixels(scenes: Sequence[Scene], sprites: Sprites, rng: np.random.Generator) -> Tensor:
+    """One true picture of each scene, as pixels (b, 3, 64, 64) in [-1, 1]."""
+    pixels = np.stack([render(scene, sprites, EDGE, rng).pixels for scene in scenes])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def near_miss(

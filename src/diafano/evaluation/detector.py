@@ -82,12 +82,21 @@ class Detector(nn.Module):
         nn.init.constant_(self.centres.bias, math.log(START_SHARE / (1 - START_SHARE)))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        statistics, x = self._seen(pixels)
+        return self.centres(x), self.tints(x), self.background(statistics)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(b, 3, 64, 64) -> (b, 224): what the heads read, without where it is; for `frechet`."""
+        statistics, x = self._seen(pixels)
+        return torch.cat([statistics, x.float().mean(dim=(2, 3))], dim=1)
+
+    def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What colours and contrast there are (b, 128), and what stands where (b, 96, 16, 16)."""
         x = self.fine(self.stem(pixels))  # (b, 32, 32, 32)
         x = self.middle(self.down(x))  # (b, 64, 16, 16)
         spread, mean = torch.var_mean(x.float(), dim=(2, 3))  # a plain background has little spread
-        background = self.background(torch.cat([mean, (spread + EPS).sqrt()], dim=1))
+        statistics = torch.cat([mean, (spread + EPS).sqrt()], dim=1)
         x = self.widen(x)  # (b, 96, 16, 16)
         for block in self.blocks:
             x = block(x)
-        x = F.silu(self.norm(x))
-        return self.centres(x), self.tints(x), background
+        return statistics, F.silu(self.norm(x))

@@ -99,8 +99,7 @@ class Judge:
         """What each picture shows; pictures of another size are made 64x64 first."""
         if not pictures:
             return []
-        pixels = torch.stack([to_pixels(fit(picture, EDGE, EDGE)) for picture in pictures])
-        return self.look_at_pixels(pixels)
+        return self.look_at_pixels(pixels_of(pictures))
 
     @torch.inference_mode()
     def look_at_pixels(self, pixels: Tensor) -> list[Sighting]:
@@ -113,6 +112,16 @@ class Judge:
                 Sighting(decode(one, tint, self.objects), _told(background)) for one, tint, background in shown
             ]
         return sightings
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (b, 3, 64, 64) in [-1, 1] -> (b, features): what it sees, in its own terms (`Detector.features`)."""
+        return torch.cat([self.detector.features(part.to(self.device)).cpu() for part in torch.split(pixels, BATCH)])
+
+
+def pixels_of(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of any size -> pixels (b, 3, 64, 64) in [-1, 1], as the judge looks at them."""
+    return torch.stack([to_pixels(fit(picture, EDGE, EDGE)) for picture in pictures])
 
 
 def decode(heat: Tensor, tints: Tensor, objects: Sequence[str]) -> tuple[Detection, ...]:

@@ -13,7 +13,8 @@ from diafano.data.scenes import Scene
 from diafano.data.sprites import Sprites
 from diafano.errors import UserError
 from diafano.evaluation.accuracy import SCENES, Accuracy, accuracy_of
-from diafano.evaluation.judge import Judge, Sighting
+from diafano.evaluation.frechet import distance_from_true
+from diafano.evaluation.judge import Judge, Sighting, pixels_of
 from diafano.evaluation.rules import judged
 
 PROMPTS = 200
@@ -79,6 +80,8 @@ class Result:
 
     prompts: tuple[JudgedPrompt, ...]
     judge: Mapping[Task, Accuracy]
+    frechet: float | None = None
+    """Distance of the pictures from true ones in the judge's features, see `frechet`; None for a single picture."""
 
     def of(self, task: Task) -> list[JudgedPrompt]:
         """The prompts of one task."""
@@ -102,9 +105,10 @@ class Result:
         return sum(self.tasks[task] for task in self.counted) / len(self.counted)
 
     def as_json(self) -> dict[str, Any]:
-        """``overall``, ``tasks``, ``judge`` and ``prompts``, in JSON's types."""
+        """``overall``, ``frechet``, ``tasks``, ``judge`` and ``prompts``, in JSON's types."""
         return {
             "overall": self.overall,
+            "frechet": self.frechet,
             "tasks": {task: {"score": score, "count": len(self.of(task))} for task, score in self.tasks.items()},
             "judge": {
                 task: {"accuracy": row.accuracy, **asdict(row), "counted": row.counted}
@@ -124,6 +128,10 @@ class Result:
             lines.append(f"{task.replace('_', ' '):<16}{score:>7.3f}{passed:>10}   {accuracy}")
         overall = "none" if self.overall is None else f"{self.overall:.3f}"
         lines.append(f"{'overall':<16}{overall:>7}{'':>10}   mean of {len(self.counted)} counted tasks")
+        if self.frechet is not None:
+            lines.append(
+                f"{'Fréchet distance':<16}{self.frechet:>7.2f}{'':>10}   from true pictures, by the judge's features"
+            )
         return "\n".join(lines)
 
 
@@ -156,10 +164,12 @@ def evaluate(
         if on_picture is not None:
             on_picture()
     rows: list[JudgedPrompt] = []
-    for prompt, picture, seen in zip(asked, pictures, judge.look(pictures), strict=True):
+    pixels = pixels_of(pictures)
+    for prompt, picture, seen in zip(asked, pictures, judge.look_at_pixels(pixels), strict=True):
         verdict = judged(prompt.task, prompt.scene, seen, judge.card.natural_tints)
         rows.append(JudgedPrompt(prompt, verdict.passed, verdict.why, seen, picture))
-    return Result(tuple(rows), accuracy_of(judge, sprites, scenes=judge_scenes))
+    frechet = distance_from_true(judge, pixels, [prompt.scene for prompt in asked], sprites)
+    return Result(tuple(rows), accuracy_of(judge, sprites, scenes=judge_scenes), frechet)
 
 
 def held_out_prompts(objects: Sequence[str], count: int, seed: int, grammar: Grammar | None = None) -> Iterator[Prompt]:
