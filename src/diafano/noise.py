@@ -24,6 +24,9 @@ from diafano.errors import UserError
 NoiseSource = Callable[[], Tensor]
 """Gives unit-normal noise of the latent's shape at each call."""
 
+Spacing = Literal["leading", "trailing", "linspace"]
+"""diffusers' ``timestep_spacing``."""
+
 TERMINAL_ALPHA = 2.0**-24
 """Last alpha of a schedule with zero terminal SNR, as in diffusers' Euler: sigma is 4096 instead of infinite."""
 
@@ -35,6 +38,8 @@ class ScheduleConfig(BaseModel):
     """What a network was trained with, and how its timesteps are spread over fewer steps.
 
     `steps_offset` is diffusers': it is added to the timesteps of the "leading" spacing.
+    `spacing_said` is false where a model's files leave the spacing out, as those of Stable Diffusion 1 and 2 do: each
+    of diffusers' schedulers then has its own, and `spacing` is that of the one which the files name.
     `final_sigma` is where the uniform grid ends: "zero" (clean), or "first", the smallest trained sigma, which is
     diffusers' ``set_alpha_to_one=False`` of Stable Diffusion v1. The end of such a run still has the factor
     ``sqrt(1 + sigma^2)`` on it, see `NoiseSchedule.finish`.
@@ -47,7 +52,8 @@ class ScheduleConfig(BaseModel):
     beta_start: float = Field(default=0.00085, gt=0.0, lt=1.0)
     beta_end: float = Field(default=0.012, gt=0.0, lt=1.0)
     prediction: Literal["noise", "v", "clean"] = "noise"
-    spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    spacing: Spacing = "leading"
+    spacing_said: bool = True
     steps_offset: int = Field(default=1, ge=0)
     zero_terminal_snr: bool = False
     final_sigma: Literal["zero", "first"] = "zero"

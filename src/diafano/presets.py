@@ -28,7 +28,7 @@ class Preset:
     text_encoder: CLIPTextConfig | BERTConfig = CLIPTextConfig()  # noqa: RUF009 (frozen)
     unet: UNetConfig = UNetConfig()  # noqa: RUF009
     autoencoder: AutoencoderConfig = AutoencoderConfig()  # noqa: RUF009
-    schedule: ScheduleConfig = ScheduleConfig(final_sigma="first")  # noqa: RUF009
+    schedule: ScheduleConfig = ScheduleConfig(final_sigma="first", spacing_said=False)  # noqa: RUF009
 
     @property
     def tokens(self) -> int:
@@ -68,7 +68,7 @@ _SD2 = replace(
     # OpenCLIP ViT-H/14 without the last of its 24 layers, which is not used
     text_encoder=CLIPTextConfig(width=1024, mlp_width=4096, layers=23, heads=16, activation="gelu", pad_token=0),
     unet=UNetConfig(text_width=1024, heads=(5, 10, 20, 20), linear_projection=True),
-    schedule=ScheduleConfig(final_sigma="first", prediction="v"),
+    schedule=ScheduleConfig(final_sigma="first", prediction="v", spacing_said=False),
 )
 _EMBEDDED = replace(
     _SD1,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule
+from diafano.noise import NoiseSchedule, Spacing
 from diafano.samplers import Sampler
 from diafano.schedules import beta_quantile, find_schedule, uniform_timesteps
 
@@ -29,6 +29,9 @@ DIFFUSERS_MULTISTEP = ("dpmpp_2m", "dpmpp_2m_sde", "uni_pc")
 
 DIFFUSERS_EXPLODING = ("euler", "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral", "dpmpp_sde")
 """Samplers that hold ``clean + sigma * noise`` in diffusers too, and there spread sigmas between the run's own ends."""
+
+DIFFUSERS_LEADING = ("ddim", "ddpm", "pndm", "lcm")
+"""Samplers whose schedulers have the spacing "leading" there unless told otherwise; all others have "linspace"."""
 
 SPREAD: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
     "karras": (lambda sigma: sigma ** (1.0 / 7.0), lambda root: root**7.0),
@@ -68,6 +71,13 @@ def diffusers_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: 
     first, final = (there(end) for end in ends)
     parts = [(there(sigma) - old_first) / (old_last - old_first) for sigma in grid[:-1]]
     return [*(back(first + part * (final - first)) for part in parts), 0.0]
+
+
+def diffusers_spacing(sampler: Sampler, schedule: NoiseSchedule) -> Spacing:
+    """The model's spacing, or the scheduler's own where the model's files say none (``from_config``)."""
+    if schedule.config.spacing_said:
+        return schedule.config.spacing
+    return "leading" if sampler.name in DIFFUSERS_LEADING else "linspace"
 
 
 def diffusers_whole_timesteps(sampler: Sampler, name: str) -> Callable[[Tensor], Tensor] | None:
@@ -115,15 +125,15 @@ def _k_diffusion_grid(
 
 
 def _diffusers_uniform(sampler: Sampler, schedule: NoiseSchedule, steps: int) -> list[float]:
-    spacing, trained = schedule.config.spacing, len(schedule)
+    spacing, trained = diffusers_spacing(sampler, schedule), len(schedule)
     final = schedule.sigma_of(0) if sampler.ends_where_trained and schedule.config.final_sigma == "first" else 0.0
     if sampler.name in DIFFUSERS_MULTISTEP and spacing != "trailing" and steps < trained:
-        timesteps = uniform_timesteps(schedule, steps + 1)[:-1]
+        timesteps = uniform_timesteps(schedule, steps + 1, spacing)[:-1]
     elif sampler.name in DIFFUSERS_EXPLODING and spacing == "linspace" and steps > 1:
         places = [(trained - 1) * (1.0 - step / (steps - 1)) for step in range(steps)]
         return [*(_between(schedule, place) for place in places), final]
     else:
-        timesteps = uniform_timesteps(schedule, steps)
+        timesteps = uniform_timesteps(schedule, steps, spacing)
     return [*(schedule.sigma_of(timestep) for timestep in timesteps), final]
 
 

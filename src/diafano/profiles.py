@@ -14,7 +14,9 @@ setting names. A profile (`--like`) takes on all habits of one program at once:
                      spacing is "leading"
     "automatic"      uniform                  what its menu says        normal                    what `samplers` lists
     "uniform"        timesteps as each of     k-diffusion's get_sigmas  k-diffusion's get_sigmas  the model's own
-                     its schedulers does      ("normal" here)           ("normal" here)           spacing
+                     its schedulers does, in  ("normal" here)           ("normal" here)           spacing
+                     the model's spacing or
+                     the scheduler's own
     next to last     kept                     left out by DPM2, DPM2 a, left out by DPM2, DPM2 a, as a1111
     sigma                                     DPM++ 3M SDE              UniPC
     DDIM, PLMS end   where it was trained     one step early, at        at 0 (DDIM is Euler)      where it was trained
@@ -22,6 +24,7 @@ setting names. A profile (`--like`) takes on all habits of one program at once:
     timesteps that   whole for DPM-Solver     fractional                rounded to whole          fractional
     the network sees and UniPC, else
                      fractional
+    PLMS with v      mixes v's                mixes slopes              does not have it          mixes slopes
     CLIP skip        of the prompt alone      of both prompts           of both prompts           of both prompts
 
 CLIP skip 1 is the last layer, 2 the one before, and the final norm is applied, in all of them; diffusers' own number
@@ -33,6 +36,7 @@ The grids themselves are in `schedules`; `profile_grids` says which of them a pr
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -43,7 +47,7 @@ from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, NoiseSource
 from diafano.philox import Philox
 from diafano.prompt_embedding import Weighting
-from diafano.samplers import Sampler
+from diafano.samplers import Sampler, pndm
 
 Draw = Callable[[Sequence[int]], Tensor]
 """A seeded generator: shape -> unit-normal float32 noise on the CPU, other noise at each call."""
@@ -93,6 +97,8 @@ class Profile:
     """How weights in a prompt are applied; None: a prompt has no syntax."""
     strength_runs: Literal["share", "share and one", "of a longer run"] = "share"
     """What `part_of_run` runs of a picture's strength."""
+    functions_for_v: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    """Samplers that are run otherwise with models that predict v, and how."""
     lacks: frozenset[str] = frozenset()
     """Samplers that the program does not have."""
     differs: Mapping[str, str] = field(default_factory=dict)
@@ -132,6 +138,12 @@ class Profile:
         exploding = self.starts_at_sigma(sampler, schedule, sigmas[0])
         return latent if exploding else schedule.finish(latent, sigmas[-1])
 
+    def function(self, sampler: Sampler, schedule: NoiseSchedule) -> Callable[..., Tensor]:
+        """What runs the sampler, to be called as `Sampler.function` is."""
+        if schedule.config.prediction != "v":
+            return sampler.function
+        return self.functions_for_v.get(sampler.name, sampler.function)
+
     def network(self, network: Network, sampler: Sampler, schedule: str) -> Network:
         """The network as the program asks it: at whole timesteps, where it rounds them."""
         whole = self.whole_timesteps(sampler, schedule)
@@ -159,11 +171,12 @@ PROFILES = {
             weighting=None,
             grid=grids.diffusers_grid,
             starts_at_sigma=lambda sampler, schedule, sigma: (
-                sampler.name in grids.DIFFUSERS_EXPLODING and schedule.config.spacing != "leading"
+                sampler.name in grids.DIFFUSERS_EXPLODING and grids.diffusers_spacing(sampler, schedule) != "leading"
             ),
             automatic=lambda sampler: "lcm" if sampler.name == "lcm" else "uniform",
             whole_timesteps=grids.diffusers_whole_timesteps,
             skips_in_negative=False,
+            functions_for_v={"pndm": partial(pndm, mixes_v=True)},
             lacks=frozenset({"dpmpp_2s_ancestral", "dpmpp_3m_sde"}),
             differs={"dpmpp_sde": _BROWNIAN},
         ),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule
+from diafano.noise import NoiseSchedule, Spacing
 
 KARRAS_TOP_SIGMA = 80.0
 """EDM's largest sigma: above it a unit-variance latent is drowned and steps spent there are lost."""
@@ -27,15 +27,15 @@ Grid = Callable[[NoiseSchedule, int], list[float]]
 # spread over the trained timesteps
 
 
-def uniform_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """The falling trained timesteps that diffusers' DDIMScheduler picks for the schedule's spacing.
+def uniform_timesteps(schedule: NoiseSchedule, steps: int, spacing: Spacing | None = None) -> list[int]:
+    """The falling trained timesteps that diffusers' DDIMScheduler picks for `spacing` (None: the schedule's own).
 
     Two departures, where diffusers' choice cannot work: one step starts at the last timestep (diffusers' "leading" and
     "linspace" would start pure noise at the almost clean end), and `steps_offset` never leads past the last timestep.
     """
     trained = len(schedule)
     _check_steps(steps, trained)
-    spacing = schedule.config.spacing
+    spacing = schedule.config.spacing if spacing is None else spacing
     if steps == 1:
         return [trained - 1]
     if spacing == "leading":

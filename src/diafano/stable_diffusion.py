@@ -284,7 +284,8 @@ class StableDiffusion:
 
         denoise = guide if start is None or network is not self.unet else start.keep(guide)
         options = request.sampler_options
-        latent = sampler.function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
+        function = profile.function(sampler, self.schedule)
+        latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
         return profile.finish(latent, sampler, self.schedule, sigmas)
 
     def _inpainting(self, start: InitImage | None) -> Network:

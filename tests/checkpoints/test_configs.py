@@ -79,7 +79,11 @@ def test_stable_diffusion_v1_as_it_was_published() -> None:
         "trained_betas": None,
         "clip_sample": False,
     }
-    assert configs.read_schedule_config(scheduler, "scheduler") == ScheduleConfig(final_sigma="first")
+    read = configs.read_schedule_config(scheduler, "scheduler")
+    assert read == ScheduleConfig(final_sigma="first", spacing_said=False)
+    flax = {**scheduler, "_class_name": "FlaxPNDMScheduler"}  # as in a branch of v1.5
+    assert configs.read_schedule_config(flax, "scheduler") == read
+    assert "timestep_spacing" not in configs.schedule_json(read)
 
 
 def test_tokens_come_from_the_tokenizer_because_old_files_have_them_wrong() -> None:

@@ -80,7 +80,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             CLIPTextEncoder(encoder_config).eval(),
             UNet(unet_config).eval(),
             Autoencoder(AutoencoderConfig(widths=(32, 32), layers=1)).eval(),
-            NoiseSchedule(ScheduleConfig(prediction="v" if second else "noise", final_sigma="first")),
+            NoiseSchedule(
+                ScheduleConfig(prediction="v" if second else "noise", final_sigma="first", spacing_said=False)
+            ),
             ModelCard(name="model", size=(64, 64), steps=2),
         )
     save_file(model, folder / "model.safetensors")

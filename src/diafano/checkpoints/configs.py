@@ -83,7 +83,7 @@ AUTOENCODER_NEUTRAL: Final = ("sample_size", "force_upcast")
 # Every scheduler of diffusers has keys of its own for how it samples; those that change what was trained are these.
 SCHEDULER_FIXED: Final[dict[str, Any]] = {"trained_betas": None, "thresholding": False}
 BETA_SCHEDULES: Final = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "squaredcos_cap_v2"}
-LEADING_BY_DEFAULT: Final = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+LEADING_BY_DEFAULT: Final = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler")
 PREDICTIONS: Final = {"noise": "epsilon", "v": "v_prediction", "clean": "sample"}
 
 # transformers' files hold dozens of settings for generating text and for training, so unlike in diffusers' only those
@@ -203,7 +203,7 @@ def read_schedule_config(json: Json, where: str) -> ScheduleConfig:
     clip_sample is off (latents have no range to clip to), and set_alpha_to_one says where a DDIM run ends.
     """
     _check_fixed(json, SCHEDULER_FIXED, where)
-    name = json.get("_class_name", "DDIMScheduler")
+    name = str(json.get("_class_name", "DDIMScheduler")).removeprefix("Flax")
     translated = {
         "steps": json.get("num_train_timesteps", 1000),
         "kind": _reversed(BETA_SCHEDULES, json.get("beta_schedule", "linear"), "beta_schedule", where),
@@ -211,6 +211,7 @@ def read_schedule_config(json: Json, where: str) -> ScheduleConfig:
         "beta_end": json.get("beta_end", 0.02),
         "prediction": _reversed(PREDICTIONS, json.get("prediction_type", "epsilon"), "prediction_type", where),
         "spacing": json.get("timestep_spacing", "leading" if name in LEADING_BY_DEFAULT else "linspace"),
+        "spacing_said": "timestep_spacing" in json,
         "steps_offset": 1,
         "zero_terminal_snr": json.get("rescale_betas_zero_snr", False),
         # PNDM's default is False, DDIM's True; other schedulers do not have it and end at zero
@@ -225,7 +226,7 @@ def schedule_json(config: ScheduleConfig) -> dict[str, Any]:
         raise UserError(
             f"diffusers draws with steps_offset 1 alone, so {config.steps_offset} cannot be saved: set it to 1"
         )
-    return {
+    written = {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": DIFFUSERS_VERSION,
         "num_train_timesteps": config.steps,
@@ -240,6 +241,9 @@ def schedule_json(config: ScheduleConfig) -> dict[str, Any]:
         "clip_sample": False,
         **SCHEDULER_FIXED,
     }
+    if not config.spacing_said and config.spacing == "leading":  # what DDIMScheduler has when nothing is said
+        del written["timestep_spacing"]
+    return written
 
 
 def read_clip_config(json: Json, tokens: tuple[int, int, int], where: str) -> CLIPTextConfig:

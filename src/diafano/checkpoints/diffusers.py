@@ -143,7 +143,7 @@ def _guessed_card(folder: Path, sample_size: Any, factor: int, scheduler: Mappin
     if all(isinstance(edge, int) for edge in edges):
         fields["size"] = (edges[1] * factor, edges[0] * factor)
     with contextlib.suppress(UserError):  # a sampler that is not known here leaves the card's default
-        fields["sampler"] = find_sampler(str(scheduler.get("_class_name"))).name
+        fields["sampler"] = find_sampler(str(scheduler.get("_class_name")).removeprefix("Flax")).name
     if scheduler.get("use_karras_sigmas", False):
         fields["schedule"] = "karras"
     return checked(ModelCard, fields)

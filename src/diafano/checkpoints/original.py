@@ -111,10 +111,10 @@ def original_weights(model: StableDiffusion) -> dict[str, Tensor]:
 
 
 def schedule_of(original: Original) -> ScheduleConfig:
-    """The family's noise schedule with the file's prediction."""
+    """The family's noise schedule, as its authors' scheduler files say it, with the file's prediction."""
     if original.zero_terminal_snr:
         return ScheduleConfig(prediction=original.prediction, zero_terminal_snr=True, spacing="trailing")
-    return ScheduleConfig(prediction=original.prediction, final_sigma="first")
+    return ScheduleConfig(prediction=original.prediction, final_sigma="first", spacing_said=False)
 
 
 def check_complete(original: Original) -> None:

@@ -9,6 +9,7 @@ where a run of fewer than 15 steps ends above sigma 0).
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from diafano.samplers.stepping import (
@@ -192,6 +193,7 @@ def pndm(
     x: Tensor,
     sigmas: Sequence[float],
     *,
+    mixes_v: bool = False,
     noise_source: NoiseSource | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -199,20 +201,36 @@ def pndm(
 
     Adams-Bashforth's weights for equal steps on the slopes, then DDIM's step with the mixture: second order. The
     first step evaluates twice, at both its ends, so that a run takes one evaluation more than it has steps.
+
+    With `mixes_v` what is mixed is v (Salimans and Ho 2022) instead, which is no slope: v's of different noise levels
+    do not belong together. diffusers' PNDMScheduler does so with models that predict v.
     """
-    slopes: list[Tensor] = []  # newest first
+    kept: list[Tensor] = []  # slopes, or v's, newest first
     for step, now, after in walk(sigmas):
         clean = denoise(x, now)
         report(on_step, step, now, x, clean)
-        slopes = [(x - clean) / now, *slopes[:3]]
-        weights: tuple[float, ...] = ADAMS_BASHFORTH[len(slopes) - 1]
-        used = slopes
+        slope = (x - clean) / now
+        kept = [_v(x, clean, now) if mixes_v else slope, *kept[:3]]
+        weights: tuple[float, ...] = ADAMS_BASHFORTH[len(kept) - 1]
+        used = kept
         if step == 0 and after > 0.0 and not leaves_pure_noise(now, after):
-            ahead = x + (after - now) * slopes[0]
-            weights, used = (0.5, 0.5), [slopes[0], (ahead - denoise(ahead, after)) / after]
-        for weight, slope in zip(weights, used, strict=True):
-            x = x + (after - now) * weight * slope
+            ahead = x + (after - now) * slope
+            clean_ahead = denoise(ahead, after)
+            slope_ahead = (ahead - clean_ahead) / after
+            weights, used = (0.5, 0.5), [kept[0], _v(ahead, clean_ahead, after) if mixes_v else slope_ahead]
+        mixture = sum((weight * one for weight, one in zip(weights, used, strict=True)), torch.zeros_like(x))
+        x = x + (after - now) * (_slope_of_v(x, mixture, now) if mixes_v else mixture)
     return x
+
+
+def _v(x: Tensor, clean: Tensor, sigma: float) -> Tensor:
+    """``sqrt(a) * noise - sqrt(1 - a) * clean`` with ``a = 1 / (1 + sigma^2)`` and the noise that is left in x."""
+    return ((x - clean) / sigma - sigma * clean) / math.sqrt(1.0 + sigma**2)
+
+
+def _slope_of_v(x: Tensor, v: Tensor, sigma: float) -> Tensor:
+    """`_v` reversed: the noise in x, which is dx/dsigma."""
+    return (sigma / math.sqrt(1.0 + sigma**2) * x + v) / math.sqrt(1.0 + sigma**2)
 
 
 def uni_pc(
