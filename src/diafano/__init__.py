@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from diafano.checkpoints.addons import Loras
+    from diafano.checkpoints.addons import Sources
     from diafano.errors import UserError
     from diafano.request import Request
     from diafano.stable_diffusion import StableDiffusion
@@ -44,7 +44,8 @@ def load(
     prediction: str | None = None,
     ema: bool = False,
     revision: str | None = None,
-    loras: "Loras | None" = None,
+    loras: "Sources | None" = None,
+    embeddings: "Sources | None" = None,
     allow_partial: bool = False,
 ) -> "StableDiffusion":
     """A model, ready to draw: the one that ships with the package (None), a diffusers folder, a single file, a hub id.
@@ -60,15 +61,16 @@ def load(
     averages of its weights instead of the weights.
 
     `loras` is where the LoRAs that prompts name, as in ``<lora:style:0.8>``, are found: a folder, or a mapping from
-    names to files, or a list of these. An add-on of which the model cannot take everything is an error, unless
+    names to files, or a list of these. `embeddings` are files of textual inversions, folders of them, or a mapping from
+    the words that prompts have to files. An add-on of which the model cannot take everything is an error, unless
     `allow_partial`.
     Raises UserError, one sentence, for what cannot be loaded.
     """
     model = _load(source, device, dtype, tokenizer, prediction, ema, revision)
-    if loras is not None:
+    if loras is not None or embeddings is not None:
         from diafano.checkpoints import addons
 
-        addons.add(model, loras=loras, allow_partial=allow_partial)
+        addons.add(model, loras=loras, embeddings=embeddings, allow_partial=allow_partial)
     return model
 
 

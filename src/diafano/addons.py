@@ -35,6 +35,8 @@ class Addons:
     """Where LoRAs that a prompt names come from."""
     kept: dict[str, tuple[LoraTag, str]] = field(default_factory=dict)
     """LoRAs that are within the weights whatever the prompt says, and their hashes."""
+    words: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Textual inversions: a word, in lower case, and the name and the hash of its file."""
 
     def loras_of(self, prompt: str) -> dict[str, tuple[Lora, Strength]]:
         """The LoRAs that a prompt names; the strengths of one that is named again are added up."""
@@ -51,10 +53,12 @@ class Addons:
         """The prompt with a tag for each LoRA that is kept: asked for that, a model without them draws the same."""
         return " ".join([prompt, *(str(tag) for tag, _ in self.kept.values())])
 
-    def recorded(self, loras: Mapping[str, tuple[Lora, Strength]]) -> dict[str, object | None]:
-        """A1111's settings that tell of the add-ons of a picture, whose prompt names these LoRAs."""
+    def recorded(self, loras: Mapping[str, tuple[Lora, Strength]], words: Collection[str]) -> dict[str, object | None]:
+        """A1111's settings that tell of the add-ons of a picture, whose prompts name these LoRAs and added words."""
         hashes = {name: lora.hash for name, (lora, _) in loras.items()}
-        return {"Lora hashes": write_hashes(hashes | {name: value for name, (_, value) in self.kept.items()})}
+        hashes |= {name: value for name, (_, value) in self.kept.items()}
+        known = dict(self.words[word] for word in sorted(words) if word in self.words)
+        return {"Lora hashes": write_hashes(hashes), "TI hashes": write_hashes(known)}
 
     def honoured(
         self, prompt: str, recorded: Mapping[str, str], insisted: Collection[str] = ()
@@ -82,4 +86,9 @@ class Addons:
             else:
                 lost.append(f"{tag} ({difference}: give the file to take, with --lora)")
                 prompt = without_loras(prompt, [tag.name])
-        return prompt, [*lost, *(f"Lora hashes: {name}: {value}" for name, value in hashes.items())]
+        lost += [f"Lora hashes: {name}: {value}" for name, value in hashes.items()]
+        known = {(hashed_name(name), value) for name, value in self.words.values()}
+        for name, value in read_hashes(recorded.get("TI hashes", "")).items():
+            if not any(name == other and here.startswith(value) for other, here in known):
+                lost.append(f"TI hashes: {name}: {value} (give that file with --embedding)")
+        return prompt, lost

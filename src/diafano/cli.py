@@ -79,6 +79,7 @@ def generate(
     mask_blur: option.MaskBlur = 0.0,
     lora: option.Lora = None,
     lora_dir: option.LoraDir = None,
+    embedding: option.Embedding = None,
     allow_partial: option.AllowPartial = False,
     like: option.Like = None,
     clip_skip: option.ClipSkip = None,
@@ -120,7 +121,7 @@ def generate(
         image=image,
         mask=mask,
         mask_blur=mask_blur,
-        addons=AddonOptions(lora or [], lora_dir or [], allow_partial),
+        addons=AddonOptions(lora or [], lora_dir or [], embedding or [], allow_partial),
     )
 
 

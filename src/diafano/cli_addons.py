@@ -16,6 +16,7 @@ class AddonOptions:
     lora: Sequence[str] = ()
     """Files, each with ":strength" behind it or without."""
     lora_dir: Sequence[Path] = ()
+    embedding: Sequence[Path] = ()
     allow_partial: bool = False
 
     @property
@@ -29,7 +30,11 @@ class AddonOptions:
             if files.setdefault(path.stem, path) != path:
                 raise UserError(f"--lora names two files called {path.stem}: give one of them another name")
         loras = [*self.lora_dir, files]
-        return {"loras": loras if any(loras) else None, "allow_partial": self.allow_partial}
+        return {
+            "loras": loras if any(loras) else None,
+            "embeddings": list(self.embedding) or None,
+            "allow_partial": self.allow_partial,
+        }
 
     def spoken(self, prompt: str) -> str:
         """The prompt with a tag for each LoRA that was typed."""

@@ -92,6 +92,13 @@ LoraDir = Annotated[
         help="Folder of the LoRAs that a prompt names, as in <lora:name:0.8>; may be repeated.", metavar="FOLDER"
     ),
 ]
+Embedding = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="File of a textual inversion, or folder of them: words that the prompts may then have; may be repeated.",
+        metavar="FILE_OR_FOLDER",
+    ),
+]
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Apply an add-on even if the model has no place for some of it.")
 ]

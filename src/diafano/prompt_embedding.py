@@ -55,6 +55,8 @@ def _filled(tokenizer: Tokenizer, stretch: Sequence[Piece]) -> list[Chunk]:
         if tokens[room][0] not in commas:
             near = [at + 1 for at in range(room - COMMA_REACH, room) if tokens[at][0] in commas]
             end = near[-1] if near else room
+        while tokens[end][0] in tokenizer.added.inner:
+            end -= 1
         found.append(_chunk(tokenizer, tokens[:end]))
         tokens = tokens[end:]
     return [*found, _chunk(tokenizer, tokens)]

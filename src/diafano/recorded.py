@@ -21,7 +21,7 @@ from diafano.schedules import AUTOMATIC, find_schedule
 OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 """What A1111's text calls the samplers' options."""
 
-ADDONS = ("Lora hashes",)
+ADDONS = ("Lora hashes", "TI hashes")
 """Settings that tell of a model's add-ons: see `addons.Addons`."""
 
 UNDERSTOOD = {

@@ -198,7 +198,7 @@ class StableDiffusion:
         sigmas = self.sigmas(request)
         loras = self.addons.loras_of(request.prompt)
         said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
-        noted = self.addons.recorded(loras)
+        noted = self.addons.recorded(loras, self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}"))
         pictures: list[Image.Image] = []
         with merged(self.unet, self.text_encoder, loras):
             run = self.conditionings(request, len(sigmas) - 1)

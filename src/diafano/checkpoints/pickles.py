@@ -26,7 +26,7 @@ ALLOWED = re.compile(
     r"|torch\.(Float|Half|BFloat16|Double|Char|Byte|Short|Int|Long|Bool)Storage"
     r"|torch\.storage\.(UntypedStorage|TypedStorage)"
     r"|torch\.(Size|float16|float32|float64|bfloat16|int8|uint8|int16|int32|int64|bool)"
-    r"|_codecs\.encode"
+    r"|_codecs\.encode|(__builtin__|builtins)\.set"
 )
 # Training programs leave their notes beside the weights. These names become classes that do and keep nothing.
 INERT = (
@@ -36,6 +36,8 @@ INERT = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
+PARAMETERS = "torch.nn.modules.container.ParameterDict"
+"""The first textual inversions were such objects; it becomes a class that has its `parameters` and nothing else."""
 MAXIMUM_PROGRAM = 64 * 2**20
 """Bytes of a pickle's program; the weights are not in it, and that of a whole Stable Diffusion has 300 kB."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -51,13 +53,15 @@ def read_pickle(path: Path) -> dict[str, Any]:
     try:
         is_archive = zipfile.is_zipfile(path)
         globals_named = _archive_globals(path) if is_archive else _legacy_globals(path)
-        refused = sorted({name for name in globals_named if not ALLOWED.fullmatch(name) and name not in INERT})
+        refused = sorted(
+            {name for name in globals_named if not ALLOWED.fullmatch(name) and name not in (*INERT, PARAMETERS)}
+        )
         if refused:
             raise UserError(
                 f"{path} is a pickle that would run {', '.join(refused[:3])}, which weights do not need:"
                 " nothing was run, use a .safetensors file of the model"
             )
-        with torch.serialization.safe_globals([_inert(name) for name in INERT]):
+        with torch.serialization.safe_globals([*(_inert(name) for name in INERT), (_Parameters, PARAMETERS)]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except UserError:
         raise
@@ -153,6 +157,13 @@ def _inert(name: str) -> type:
         return None
 
     return type(qualified, (), {"__module__": module, "__init__": ignore, "__setstate__": ignore})
+
+
+class _Parameters:
+    """What is left of a ParameterDict."""
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.parameters = dict(state.get("_parameters", {}))
 
 
 def is_pickle(path: Path) -> bool:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from torch import Tensor, nn
 
 from diafano.errors import UserError
+from diafano.text_encoder.added_words import TokenEmbedding
 
 
 class BERTConfig(BaseModel):
@@ -51,7 +52,7 @@ class BERTEmbeddings(nn.Module):
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocabulary, config.width)
+        self.word_embeddings = TokenEmbedding(config.vocabulary, config.width)
         self.position_embeddings = nn.Embedding(config.positions, config.width)
         self.token_type_embeddings = nn.Embedding(config.token_types, config.width)
         self.LayerNorm = nn.LayerNorm(config.width, eps=config.norm_eps)
@@ -151,6 +152,11 @@ class BERTTextEncoder(nn.Module):
         self.encoder = BERTEncoder(config)
         self.pooler = BERTPooler(config) if config.pooler else None
         self.apply(_initialise)
+
+    @property
+    def token_embedding(self) -> TokenEmbedding:
+        """Where words are added."""
+        return self.embeddings.word_embeddings
 
     def forward(
         self, ids: Tensor, skip: int = 1, *, mask: Tensor | None = None, token_types: Tensor | None = None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diafano.errors import UserError
 from diafano.layers import attend
+from diafano.text_encoder.added_words import TokenEmbedding
 
 
 class CLIPTextConfig(BaseModel):
@@ -58,7 +59,7 @@ class CLIPEmbeddings(nn.Module):
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.token_embedding = TokenEmbedding(config.vocabulary, config.width)
         self.position_embedding = nn.Embedding(config.positions, config.width)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -144,6 +145,11 @@ class CLIPTextEncoder(nn.Module):
         self.encoder = CLIPEncoder(config)
         self.final_layer_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         _initialise(self)
+
+    @property
+    def token_embedding(self) -> TokenEmbedding:
+        """Where words are added."""
+        return self.embeddings.token_embedding
 
     def forward(self, ids: Tensor, skip: int = 1) -> Tensor:
         """Int64 ids (batch, n) -> (batch, n, width).

@@ -22,6 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.text_encoder.added_words import AddedWords
 
 LENGTH = 77  # tokens per prompt, start and end included: what CLIP's text transformer was trained with
 END_OF_WORD = "</w>"
@@ -61,6 +62,7 @@ class Tokenizer:
         length: ids per text, start and end included (77).
         start_token, end_token, pad_token: their ids.
         vocabulary_size: number of ids; the rows of the text encoder's token embedding.
+        added: words with ids beyond the vocabulary (textual inversion), which are not saved.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Tokenizer:
         self.length = length
         self.special_tokens = dict(special_tokens)
         self.options = {} if options is None else dict(options)
+        self.added = AddedWords()
         self._backend = backend
         self.start_token = self._id_of(START_ROLE[kind])
         self.end_token = self._id_of(END_ROLE[kind])
@@ -131,12 +134,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The text's own ids: no start, no end, no padding, nothing cut."""
-        ids: list[int] = self._encoding(text).ids
+        ids: list[int] = []
+        for part in self._parts(text):
+            ids += part if isinstance(part, list) else self._encoding(part).ids
         return ids
 
     def tokens(self, text: str) -> list[str]:
         """The text's own tokens as the vocabulary spells them, one per id of ``encode``."""
-        tokens: list[str] = self._encoding(text).tokens
+        tokens: list[str] = []
+        for part in self._parts(text):
+            spelling = self.added.spelling
+            tokens += [spelling[one] for one in part] if isinstance(part, list) else self._encoding(part).tokens
         return tokens
 
     def token_count(self, text: str) -> int:
@@ -183,9 +191,12 @@ class Tokenizer:
         _write(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
         _write(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
-    def _encoding(self, text: str) -> tokenizers.Encoding:
+    def _parts(self, text: str) -> Iterable[str | list[int]]:
         if not isinstance(text, str):
             raise UserError(f"A prompt must be text, not {type(text).__name__}; pass a string or a list of strings.")
+        return self.added.split(text)
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
         try:
             return self._backend.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate, as from undecodable command-line bytes
