@@ -35,7 +35,7 @@ LAYERS = [
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora"},
-    {"layers", "schedules", "noise", "philox", "picture", "devices", "infotext"},
+    {"layers", "schedules", "noise", "philox", "brownian", "picture", "devices", "infotext"},
     {"errors", "memory", "threads", "prompt_syntax", "lora_tags"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}

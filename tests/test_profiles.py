@@ -4,6 +4,7 @@ diffusers' pictures are in test_stable_diffusion_oracle.
 """
 
 import copy
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -20,7 +21,7 @@ from diafano import profile_grids as grids
 from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.philox import Philox
-from diafano.profiles import PROFILES, cpu, find_profile
+from diafano.profiles import PROFILES, cpu, find_profile, gpu
 from diafano.samplers import SAMPLERS, find_sampler
 from diafano.schedules import SCHEDULES
 from diafano.stable_diffusion import StableDiffusion
@@ -139,6 +140,40 @@ def test_a1111_with_its_rng_on_the_cpu(model: StableDiffusion) -> None:
     assert torch.equal(start()[0], torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(3))[0])
 
 
+SDE = [
+    ("DPM++ SDE", "sample_dpmpp_sde"),
+    ("DPM++ 2M SDE", "sample_dpmpp_2m_sde"),
+    ("DPM++ 3M SDE", "sample_dpmpp_3m_sde"),
+]
+
+
+def with_trees(k_diffusion: Any, monkeypatch: pytest.MonkeyPatch, generator: Callable[[int], Any]) -> Any:
+    """k-diffusion's `sampling` with torchsde's Brownian trees, which draw their numbers from ``generator(seed)``."""
+    torchsde = pytest.importorskip("torchsde")
+    interval = importlib.import_module("torchsde._brownian.brownian_interval")
+    monkeypatch.setattr(interval, "_randn", lambda size, dtype, device, seed: generator(int(seed))(size))
+    monkeypatch.setattr(k_diffusion.sampling, "torchsde", torchsde)
+    return k_diffusion.sampling
+
+
+@pytest.mark.filterwarnings("ignore:Should have t[ab]")  # torchsde about the rounding of the ends
+@pytest.mark.parametrize(("sampler", "function"), SDE)
+def test_a1111_sde(
+    k_diffusion: Any, model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, sampler: str, function: str
+) -> None:
+    """create_noise_sampler: a tree a picture, of its own seed, whose numbers are the GPU's."""
+    sampling, steps = with_trees(k_diffusion, monkeypatch, gpu), 8
+    wrapped = k_denoiser(k_diffusion, model, 2, quantize=False)
+    sigmas = sampling.get_sigmas_karras(steps, float(wrapped.sigmas[0]), float(wrapped.sigmas[-1]))
+    start = torch.stack([Philox(seed).normal(SHAPE) for seed in (SEED, SEED + 1)]) * sigmas[0]
+    tree = sampling.BrownianTreeNoiseSampler(start, sigmas[:-1].min(), sigmas.max(), seed=[SEED, SEED + 1])
+    expected = getattr(sampling, function)(wrapped, start, sigmas, disable=True, noise_sampler=tree)
+    if "3M" in sampler:  # which leaves out a step of its grid
+        monkeypatch.setattr(grids, "A1111_DISCARDS", ())
+    settings: dict[str, Any] = dict(steps=steps, sampler=sampler, schedule="karras", like="a1111")
+    assert_same(final_latents(model, monkeypatch, count=2, **settings), expected)
+
+
 # ---- ComfyUI
 
 
@@ -171,6 +206,24 @@ def test_comfyui(
     x = torch.randn((count, *SHAPE), generator=torch.manual_seed(SEED)) * torch.sqrt(1 + sigmas[0] ** 2)
     expected = getattr(k_diffusion.sampling, function)(wrapped, x, sigmas, disable=True, **arguments)
     settings: dict[str, Any] = dict(steps=steps, sampler=sampler, schedule=schedule, like="comfyui")
+    assert_same(final_latents(model, monkeypatch, count=count, **settings), expected)
+    alone = final_latents(model, monkeypatch, batch_size=count, batch_position=1, **settings)
+    assert_same(alone, expected[1:2])
+
+
+@pytest.mark.filterwarnings("ignore:Should have t[ab]")
+@pytest.mark.parametrize(("sampler", "function"), SDE)
+def test_comfyui_sde(
+    k_diffusion: Any, model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, sampler: str, function: str
+) -> None:
+    """One tree for the whole batch, of the seed itself, on the CPU."""
+    sampling, steps, count = with_trees(k_diffusion, monkeypatch, cpu), 8, 3
+    wrapped = k_denoiser(k_diffusion, model, count, quantize=True)
+    sigmas = sampling.get_sigmas_karras(steps, float(wrapped.sigmas[0]), float(wrapped.sigmas[-1]))
+    start = torch.randn((count, *SHAPE), generator=torch.manual_seed(SEED)) * torch.sqrt(1 + sigmas[0] ** 2)
+    tree = sampling.BrownianTreeNoiseSampler(start, sigmas[:-1].min(), sigmas.max(), seed=SEED)
+    expected = getattr(sampling, function)(wrapped, start, sigmas, disable=True, noise_sampler=tree)
+    settings: dict[str, Any] = dict(steps=steps, sampler=sampler, schedule="karras", like="comfyui")
     assert_same(final_latents(model, monkeypatch, count=count, **settings), expected)
     alone = final_latents(model, monkeypatch, batch_size=count, batch_position=1, **settings)
     assert_same(alone, expected[1:2])
@@ -244,8 +297,8 @@ def test_names() -> None:
 def test_what_a_program_lacks_is_refused_and_what_it_does_otherwise_is_said(model: StableDiffusion) -> None:
     with pytest.raises(UserError, match="comfyui has no sampler PLMS"):
         model.request("a fox", sampler="PLMS", like="comfyui")
-    with pytest.warns(UserWarning, match="DPM\\+\\+ SDE the picture is not a1111's.*Brownian"):
-        model.request("a fox", sampler="DPM++ SDE", like="a1111")
+    with pytest.warns(UserWarning, match="DPM\\+\\+ SDE the picture is not diffusers's.*no seed fixes"):
+        model.request("a fox", sampler="DPM++ SDE", like="diffusers")
     with pytest.raises(UserError, match="no step at all"):
         model.generate("a fox", sampler="DDIM", like="a1111", steps=1)
 

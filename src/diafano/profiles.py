@@ -6,6 +6,8 @@ setting names. A profile (`--like`) takes on all habits of one program at once:
                      diffusers                a1111                     comfyui                   (none: diafano)
     start noise      CPU generator            GPU's Philox stream       CPU generator             CPU generator
     noise on the way goes on with it          goes on with it           GPU's Philox, same seed   goes on with it
+    noise of the     goes on with it          of a Brownian path,      of a Brownian path on    goes on with it
+    SDE samplers                              GPU's Philox             the CPU
     of a batch       a generator a picture,   a generator a picture,    one generator for the     a generator a picture,
                      seed + i                 seed + i                  whole batch               seed + i
     first latent     the network sees pure    sigma * noise; DDIM,      the network sees pure     the network sees pure
@@ -34,6 +36,7 @@ sd_samplers_kdiffusion.py, sd_samplers_timesteps_impl.py, sd_schedulers.py; Comf
 The grids themselves are in `schedules`; `profile_grids` says which of them a program means.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +46,7 @@ import torch
 from torch import Tensor
 
 from diafano import profile_grids as grids
+from diafano.brownian import BrownianPath
 from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, NoiseSource
 from diafano.philox import Philox
@@ -70,9 +74,8 @@ def gpu(seed: int) -> Draw:
 GENERATORS = {"CPU": cpu, "GPU": gpu}
 """By the names that A1111's setting RNG has for them ("NV" is another one for the second)."""
 
-_BROWNIAN = "its noise comes from a Brownian tree there"
+_NO_SEED = "its noise comes from a Brownian path there that no seed fixes"
 _OTHER_UNIPC = "it is another variant of UniPC there"
-_SDE_LIKE_ELSEWHERE = {"dpmpp_sde": _BROWNIAN, "dpmpp_2m_sde": _BROWNIAN, "dpmpp_3m_sde": _BROWNIAN}
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class Profile:
     """How weights in a prompt are applied; None: a prompt has no syntax."""
     strength_runs: Literal["share", "share and one", "of a longer run"] = "share"
     """What `part_of_run` runs of a picture's strength."""
+    paths: Literal["of the whole run", "of the part that is run"] | None = None
+    """Between which sigmas the noise of stochastic equations is a Brownian path; None: each draw stands alone."""
     functions_for_v: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     """Samplers that are run otherwise with models that predict v, and how."""
     lacks: frozenset[str] = frozenset()
@@ -116,6 +121,22 @@ class Profile:
         further = start if self.noise_on_the_way is None else self.noise_on_the_way(seed)
         calls = iter([start])
         return lambda: next(calls, further)((batch, *shape))[places.start : places.stop]
+
+    def path(
+        self, seed: int, places: range, batch: int, shape: Sequence[int], sigmas: Sequence[float]
+    ) -> Callable[[float, float], Tensor]:
+        """``path(now, after)``: unit-normal noise (len(places), *shape) of the way between two of the run's sigmas."""
+        ends = min(sigma for sigma in sigmas if sigma > 0.0), max(sigmas)
+        if self.one_generator_for_all:
+            paths = [BrownianPath(seed, (batch, *shape), *ends, self.start_noise)]
+        else:
+            paths = [BrownianPath(seed + place, (1, *shape), *ends, self.start_noise) for place in places]
+
+        def between(now: float, after: float) -> Tensor:
+            noise = torch.cat([path(now, after) for path in paths]) / math.sqrt(abs(now - after))
+            return noise[places.start : places.stop] if self.one_generator_for_all else noise
+
+        return between
 
     def start(self, noise: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigma: float) -> Tensor:
         """The first latent, in the samplers' currency."""
@@ -178,21 +199,23 @@ PROFILES = {
             skips_in_negative=False,
             functions_for_v={"pndm": partial(pndm, mixes_v=True)},
             lacks=frozenset({"dpmpp_2s_ancestral", "dpmpp_3m_sde"}),
-            differs={"dpmpp_sde": _BROWNIAN},
+            differs={"dpmpp_sde": _NO_SEED},
         ),
         Profile(
             "a1111",
             strength_runs="share and one",
+            paths="of the whole run",
             start_noise=gpu,
             grid=grids.a1111_grid,
             starts_at_sigma=lambda sampler, schedule, sigma: sampler.name not in grids.A1111_ON_TIMESTEPS,
             lacks=frozenset({"ddpm"}),
-            differs={**_SDE_LIKE_ELSEWHERE, "uni_pc": _OTHER_UNIPC},
+            differs={"uni_pc": _OTHER_UNIPC},
         ),
         Profile(
             "comfyui",
             weighting="comfyui",
             strength_runs="of a longer run",
+            paths="of the part that is run",
             noise_on_the_way=gpu,
             one_generator_for_all=True,
             grid=grids.comfyui_grid,
@@ -202,7 +225,7 @@ PROFILES = {
             automatic=lambda sampler: "normal",
             whole_timesteps=lambda sampler, schedule: torch.round,
             lacks=frozenset({"pndm"}),
-            differs={**_SDE_LIKE_ELSEWHERE, "uni_pc": _OTHER_UNIPC},
+            differs={"uni_pc": _OTHER_UNIPC},
         ),
     )
 }

@@ -31,7 +31,7 @@ from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
 from diafano.request import LARGEST_EDGE, ModelCard, Request, Settings, checked, with_one_schedule
-from diafano.samplers import SAMPLERS, StepInfo, find_sampler
+from diafano.samplers import SAMPLERS, PathNoise, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
@@ -253,7 +253,12 @@ class StableDiffusion:
         width, height = (edge // self.autoencoder.factor for edge in request.size)
         shape = (self.autoencoder.config.latent_channels, height, width)
         draw = profile.noise_source(request.seed, places, request.whole_batch, shape)
-        return lambda: draw().to(self.device)
+        on_device = lambda: draw().to(self.device)  # noqa: E731
+        if profile.paths is None or not find_sampler(request.sampler).along_a_path:
+            return on_device
+        run = request if profile.paths == "of the part that is run" else request.model_copy(update={"strength": None})
+        path = profile.path(request.seed, places, request.whole_batch, shape, self.sigmas(run))
+        return PathNoise(on_device, lambda now, after: path(now, after).to(self.device))
 
     def denoise(
         self,

@@ -33,13 +33,14 @@ from diafano.samplers.single_step import (
     heun,
     lcm,
 )
-from diafano.samplers.stepping import Denoise, NoiseSource, OnStep, StepInfo
+from diafano.samplers.stepping import Denoise, NoiseSource, OnStep, PathNoise, StepInfo
 
 __all__ = [
     "SAMPLERS",
     "Denoise",
     "NoiseSource",
     "OnStep",
+    "PathNoise",
     "Sampler",
     "StepInfo",
     "ddim",
@@ -86,6 +87,8 @@ class Sampler:
     """Keyword arguments that it takes beyond the common ones."""
     discards_next_to_last: bool = False
     """A1111 makes its grid one step too long and leaves out the smallest sigma above 0, which it cannot use well."""
+    along_a_path: bool = False
+    """Takes its fresh noise from a path, if `noise_source` is a `PathNoise`."""
     ends_where_trained: bool = False
     """Its uniform grid ends where `ScheduleConfig.final_sigma` says; those of all others end at 0."""
 
@@ -128,6 +131,7 @@ SAMPLERS: dict[str, Sampler] = {
             schedule="karras",
             stochastic=True,
             options=ETA,
+            along_a_path=True,
         ),
         Sampler(
             "dpmpp_2m_sde",
@@ -139,6 +143,7 @@ SAMPLERS: dict[str, Sampler] = {
             schedule="exponential",
             stochastic=True,
             options=ETA,
+            along_a_path=True,
         ),
         Sampler(
             "dpmpp_2s_ancestral",
@@ -161,6 +166,7 @@ SAMPLERS: dict[str, Sampler] = {
             schedule="exponential",
             stochastic=True,
             options=ETA,
+            along_a_path=True,
             discards_next_to_last=True,
         ),
         Sampler("lms", lms, "LMS", 4, 1, ("k_lms", "LMSDiscreteScheduler")),

@@ -18,8 +18,8 @@ from diafano.samplers.stepping import (
     OnStep,
     check_eta,
     check_noise_scale,
-    fresh_noise,
     leaves_pure_noise,
+    noise_between,
     report,
     walk,
 )
@@ -89,7 +89,7 @@ def dpmpp_2m_sde(
             extended = clean + duration / (2.0 * duration_before) * (clean - clean_before)
         shrink = math.exp(-(1.0 + eta) * duration)
         x = shrink * x + (1.0 - shrink) * extended
-        x = _with_fresh_noise(x, after, duration, eta, s_noise, noise_source, "dpmpp_2m_sde")
+        x = _with_fresh_noise(x, now, after, eta, s_noise, noise_source, "dpmpp_2m_sde")
         clean_before, duration_before = clean, duration
     return x
 
@@ -131,7 +131,7 @@ def dpmpp_3m_sde(
                 change_before = (first - second) * (duration / second_apart)
                 bend = (change - change_before) * (duration / (first_apart + second_apart))
                 x = x + phi_2 * (change + first_apart / duration * bend) - phi_3 * bend
-        x = _with_fresh_noise(x, after, duration, eta, s_noise, noise_source, "dpmpp_3m_sde")
+        x = _with_fresh_noise(x, now, after, eta, s_noise, noise_source, "dpmpp_3m_sde")
         if duration > 0.0:
             earlier = [(clean, duration), *earlier[:1]]
     return x
@@ -139,16 +139,16 @@ def dpmpp_3m_sde(
 
 def _with_fresh_noise(
     x: Tensor,
+    now: float,
     after: float,
-    duration: float,
     eta: float,
     s_noise: float,
     noise_source: NoiseSource | None,
     who: str,
 ) -> Tensor:
-    """What the stochastic equation adds during a step of that duration, none in the step to sigma 0."""
-    size = after * math.sqrt(-math.expm1(-2.0 * eta * duration)) if after > 0.0 else 0.0
-    return x + s_noise * size * fresh_noise(noise_source, who) if size > 0.0 else x
+    """What the stochastic equation adds during a step, none in the one to sigma 0."""
+    size = after * math.sqrt(-math.expm1(-2.0 * eta * math.log(now / after))) if after > 0.0 else 0.0
+    return x + s_noise * size * noise_between(noise_source, now, after, who) if size > 0.0 else x
 
 
 def lms(

@@ -19,6 +19,7 @@ from diafano.samplers.stepping import (
     churned,
     fresh_noise,
     leaves_pure_noise,
+    noise_between,
     report,
     up_and_down,
     walk,
@@ -256,8 +257,7 @@ def dpmpp_sde(
     """DPM-Solver++ for the stochastic equation, with r = 1/2 (k-diffusion's ``sample_dpmpp_sde``).
 
     Like `dpmpp_2s_ancestral`, but the middle too gets fresh noise: two evaluations and two draws a step, none for the
-    step to sigma 0. k-diffusion draws both from one Brownian path; here each draw is independent, which is the same
-    in distribution for a grid that is not refined.
+    step to sigma 0. k-diffusion draws both from one Brownian path, as is done here if `noise_source` is a `PathNoise`.
     """
     check_eta(eta)
     check_noise_scale(s_noise)
@@ -269,12 +269,12 @@ def dpmpp_sde(
             up, down = up_and_down(now, middle, eta)
             halfway = _towards(clean, x, down / now)
             if up > 0.0:
-                halfway = halfway + s_noise * up * fresh_noise(noise_source, "dpmpp_sde")
+                halfway = halfway + s_noise * up * noise_between(noise_source, now, middle, "dpmpp_sde")
             clean = denoise(halfway, middle)
         up, down = up_and_down(now, after, eta)
         x = _towards(clean, x, down / now)
         if up > 0.0:
-            x = x + s_noise * up * fresh_noise(noise_source, "dpmpp_sde")
+            x = x + s_noise * up * noise_between(noise_source, now, after, "dpmpp_sde")
     return x
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,6 +15,22 @@ Denoise = Callable[[Tensor, float], Tensor]
 
 NoiseSource = Callable[[], Tensor]
 """Gives unit-normal noise of x's shape at each call."""
+
+
+@dataclass(frozen=True)
+class PathNoise:
+    """A noise source that also knows a path through all noise levels, of which stochastic equations take their noise.
+
+    Without one each of their draws stands alone, which is the same in distribution.
+    """
+
+    draw: NoiseSource
+    between: Callable[[float, float], Tensor]
+    """``between(now, after)``: unit-normal noise, the same for the same two sigmas."""
+
+    def __call__(self) -> Tensor:
+        return self.draw()
+
 
 LARGEST_CHURN = math.sqrt(2.0) - 1.0
 """Karras et al. 2022, algorithm 2: a step never adds more noise than there is."""
@@ -93,6 +110,13 @@ def fresh_noise(noise_source: NoiseSource | None, who: str) -> Tensor:
     if noise_source is None:
         raise UserError(f"{who} draws fresh noise at each step: pass a noise_source")
     return noise_source()
+
+
+def noise_between(noise_source: NoiseSource | None, now: float, after: float, who: str) -> Tensor:
+    """Fresh noise of a stochastic equation's way from one sigma to another: that of the path, if there is one."""
+    if isinstance(noise_source, PathNoise):
+        return noise_source.between(now, after)
+    return fresh_noise(noise_source, who)
 
 
 def check_eta(eta: float) -> None:
