@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import diafano
 from diafano.checkpoints.diffusers import save_folder
+from diafano.checkpoints.parts import PartWriter
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import StableDiffusion
 
@@ -112,3 +113,13 @@ def test_a_textual_inversion(model: StableDiffusion, folder: Path, tmp_path: Pat
         expected = theirs(pipeline, prompt, negative)
         assert psnr(expected, plain) < 35.0
         assert psnr(ours(loaded, prompt, negative), expected) >= 50.0
+
+
+def test_another_autoencoder(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
+    other = shaken(copy.deepcopy(model.autoencoder), 9)
+    PartWriter().autoencoder(other, tmp_path / "vae", sample_size=64)
+    vae = diffusers.AutoencoderKL.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False)
+    expected = theirs(opened(diffusers.StableDiffusionPipeline, folder, vae=vae), "a red apple", "a fox")
+    loaded = diafano.load(folder, device="cpu", dtype="float32", vae=tmp_path / "vae")
+    assert psnr(ours(loaded, "a red apple", "a fox"), expected) >= 50.0
+    assert psnr(ours(model, "a red apple", "a fox"), expected) < 35.0

@@ -46,6 +46,7 @@ def load(
     revision: str | None = None,
     loras: "Sources | None" = None,
     embeddings: "Sources | None" = None,
+    vae: str | os.PathLike[str] | None = None,
     allow_partial: bool = False,
 ) -> "StableDiffusion":
     """A model, ready to draw: the one that ships with the package (None), a diffusers folder, a single file, a hub id.
@@ -61,17 +62,18 @@ def load(
     averages of its weights instead of the weights.
 
     `loras` is where the LoRAs that prompts name, as in ``<lora:style:0.8>``, are found: a folder, or a mapping from
-    names to files, or a list of these. `embeddings` are files of textual inversions, folders of them, or a mapping from
-    the words that prompts have to files. An add-on of which the model cannot take everything is an error, unless
-    `allow_partial`.
+    names to files, or a list of these. `embeddings` are files of textual inversions, folders of them, or a mapping
+    from the words that prompts have to files. `vae` is an autoencoder in the place of the model's own: diffusers'
+    folder of one, or of a whole model, or an original file. An add-on of which the model cannot take everything is an
+    error, unless `allow_partial`.
     Raises UserError, one sentence, for what cannot be loaded.
     """
     model = _load(source, device, dtype, tokenizer, prediction, ema, revision)
-    if loras is not None or embeddings is not None:
-        from diafano.checkpoints import addons
+    if all(given is None for given in (loras, embeddings, vae)):
+        return model
+    from diafano.checkpoints import addons
 
-        addons.add(model, loras=loras, embeddings=embeddings, allow_partial=allow_partial)
-    return model
+    return addons.add(model, loras=loras, embeddings=embeddings, vae=vae, allow_partial=allow_partial)
 
 
 def _load(

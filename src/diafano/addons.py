@@ -37,6 +37,8 @@ class Addons:
     """LoRAs that are within the weights whatever the prompt says, and their hashes."""
     words: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Textual inversions: a word, in lower case, and the name and the hash of its file."""
+    autoencoder: tuple[str, str] | None = None
+    """Name and hash of the autoencoder that took the place of the model's own."""
 
     def loras_of(self, prompt: str) -> dict[str, tuple[Lora, Strength]]:
         """The LoRAs that a prompt names; the strengths of one that is named again are added up."""
@@ -58,7 +60,11 @@ class Addons:
         hashes = {name: lora.hash for name, (lora, _) in loras.items()}
         hashes |= {name: value for name, (_, value) in self.kept.items()}
         known = dict(self.words[word] for word in sorted(words) if word in self.words)
-        return {"Lora hashes": write_hashes(hashes), "TI hashes": write_hashes(known)}
+        name, value = (None, None) if self.autoencoder is None else self.autoencoder
+        return {
+            **{"VAE hash": value, "VAE": name},
+            **{"Lora hashes": write_hashes(hashes), "TI hashes": write_hashes(known)},
+        }
 
     def honoured(
         self, prompt: str, recorded: Mapping[str, str], insisted: Collection[str] = ()
@@ -91,4 +97,11 @@ class Addons:
         for name, value in read_hashes(recorded.get("TI hashes", "")).items():
             if not any(name == other and here.startswith(value) for other, here in known):
                 lost.append(f"TI hashes: {name}: {value} (give that file with --embedding)")
+        if "VAE" in recorded and not self._has_autoencoder(recorded["VAE"], recorded.get("VAE hash", "")):
+            lost.append(f"VAE: {recorded['VAE']} (give that autoencoder with --vae)")
         return prompt, lost
+
+    def _has_autoencoder(self, name: str, hash: str) -> bool:
+        """Whether it is that; a picture with a hash is believed about it alone, as files are renamed."""
+        here_name, here = ("", "") if self.autoencoder is None else self.autoencoder
+        return here_name == name if not hash else bool(here) and (here.startswith(hash) or hash.startswith(here))

@@ -80,6 +80,7 @@ def generate(
     lora: option.Lora = None,
     lora_dir: option.LoraDir = None,
     embedding: option.Embedding = None,
+    vae: option.Vae = None,
     allow_partial: option.AllowPartial = False,
     like: option.Like = None,
     clip_skip: option.ClipSkip = None,
@@ -121,7 +122,7 @@ def generate(
         image=image,
         mask=mask,
         mask_blur=mask_blur,
-        addons=AddonOptions(lora or [], lora_dir or [], embedding or [], allow_partial),
+        addons=AddonOptions(lora or [], lora_dir or [], embedding or [], vae, allow_partial),
     )
 
 

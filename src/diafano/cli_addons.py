@@ -17,6 +17,7 @@ class AddonOptions:
     """Files, each with ":strength" behind it or without."""
     lora_dir: Sequence[Path] = ()
     embedding: Sequence[Path] = ()
+    vae: Path | None = None
     allow_partial: bool = False
 
     @property
@@ -33,6 +34,7 @@ class AddonOptions:
         return {
             "loras": loras if any(loras) else None,
             "embeddings": list(self.embedding) or None,
+            "vae": self.vae,
             "allow_partial": self.allow_partial,
         }
 

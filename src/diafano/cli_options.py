@@ -99,6 +99,12 @@ Embedding = Annotated[
         metavar="FILE_OR_FOLDER",
     ),
 ]
+Vae = Annotated[
+    Path | None,
+    typer.Option(
+        help="Another autoencoder: diffusers' folder of one, or of a model, or an original file.", metavar="SOURCE"
+    ),
+]
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Apply an add-on even if the model has no place for some of it.")
 ]

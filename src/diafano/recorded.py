@@ -21,7 +21,7 @@ from diafano.schedules import AUTOMATIC, find_schedule
 OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 """What A1111's text calls the samplers' options."""
 
-ADDONS = ("Lora hashes", "TI hashes")
+ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes")
 """Settings that tell of a model's add-ons: see `addons.Addons`."""
 
 UNDERSTOOD = {
@@ -65,6 +65,8 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "Seed": request.seed + place if alone else request.seed,
         "Size": f"{request.size[0]}x{request.size[1]}",
         "Model": model,
+        "VAE hash": None,  # these two only have their place in A1111's order here
+        "VAE": None,
         "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
         "Batch pos": None if alone or request.whole_batch == 1 else place,
         "Denoising strength": request.strength,

@@ -11,6 +11,7 @@ The shapes are Stable Diffusion v1's.
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, Unpack
 
 import torch
@@ -74,6 +75,14 @@ class StableDiffusion:
         self.schedule = schedule
         self.card = card
         self.addons = Addons() if addons is None else addons
+
+    def with_autoencoder(self, autoencoder: Autoencoder, name: str, hash: str) -> "StableDiffusion":
+        """The same model with another autoencoder, which its pictures record by that name and hash.
+
+        All other parts are shared. See `checkpoints.vae.with_autoencoder` for one in a file.
+        """
+        addons = replace(self.addons, autoencoder=(name, hash))
+        return StableDiffusion(**{**vars(self), "autoencoder": autoencoder, "addons": addons})
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diafano.checkpoints.lora import LoraFiles
 from diafano.checkpoints.textual_inversion import add_embeddings
+from diafano.checkpoints.vae import with_autoencoder
 from diafano.stable_diffusion import StableDiffusion
 
 Source = str | os.PathLike[str]
@@ -18,9 +19,12 @@ def add(
     *,
     loras: Sources | None = None,
     embeddings: Sources | None = None,
+    vae: Source | None = None,
     allow_partial: bool = False,
-) -> None:
-    """Add what is given to the model; see `diafano.load`."""
+) -> StableDiffusion:
+    """The model with what is given; see `diafano.load`."""
+    if vae is not None:
+        model = with_autoencoder(model, vae, allow_partial=allow_partial)
     if embeddings is not None:
         add_embeddings(model, _several(embeddings), allow_partial=allow_partial)
     if loras is not None:
@@ -32,6 +36,7 @@ def add(
             else:
                 folders.append(Path(given))
         model.addons.find_lora = LoraFiles(model, tuple(folders), files, allow_partial=allow_partial)
+    return model
 
 
 def _several(given: Sources) -> Sequence[Source | Mapping[str, Source]]:

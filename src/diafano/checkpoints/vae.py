@@ -1,0 +1,126 @@
+"""An autoencoder alone, to take the place of a model's own.
+
+    folder            diffusers' ``vae`` with its config.json, or a whole model's that has one
+    original file     ``encoder.down.…``, with the prefix ``first_stage_model.`` or without; a whole checkpoint too
+
+An original file does not say by what its latents are multiplied, and old folders do not either: they are a variant of
+the model's own autoencoder, whose `latent_scale` then stays.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diafano.autoencoder import Autoencoder
+from diafano.checkpoints import names as table
+from diafano.checkpoints.files import hash_of
+from diafano.checkpoints.parts import DIFFUSERS_STEM, ReadPart, read_autoencoder
+from diafano.checkpoints.reading import listed, read_file, read_json, weight_files
+from diafano.checkpoints.shapes import find_autoencoder
+from diafano.errors import UserError
+from diafano.stable_diffusion import StableDiffusion
+
+HASH_DIGITS = 10
+"""Of an autoencoder's hash in A1111's settings."""
+FIRST_LAYER = "decoder.conv_in.weight"
+SPARE = ("loss.", "model_ema.", f"{table.AUTOENCODER}loss.")
+"""What trainers leave in a file of an autoencoder."""
+DIFFUSERS_NAMES = "encoder.down_blocks."
+
+
+@dataclass(frozen=True)
+class FoundAutoencoder:
+    """An autoencoder that was read, its weights still on the disk."""
+
+    part: ReadPart[Autoencoder]
+    says_scale: bool
+    """Whether the source says by what latents are multiplied."""
+    name: str
+    """As A1111 records it: the file's, or the folder's."""
+    hash: str
+
+
+def with_autoencoder(
+    model: StableDiffusion, source: str | os.PathLike[str], *, allow_partial: bool = False
+) -> StableDiffusion:
+    """The model with the autoencoder at `source` instead of its own; all other parts are shared.
+
+    Raises UserError for what is none, is incomplete or belongs to a model of another kind. Tensors that have no place
+    in it are an error, with `allow_partial` a warning.
+    """
+    found = find_vae(Path(source), allow_partial=allow_partial)
+    own, network = model.autoencoder.config, found.part.network
+    if (network.config.latent_channels, network.factor) != (own.latent_channels, model.autoencoder.factor):
+        raise UserError(
+            f"{source} makes latents of {network.config.latent_channels} channels and a {network.factor}th of a"
+            f" picture's edge, and {model.card.name} draws {own.latent_channels} channels and a"
+            f" {model.autoencoder.factor}th: it belongs to a model of another kind"
+        )
+    if not found.says_scale:
+        network.config = network.config.model_copy(update={"latent_scale": own.latent_scale})
+    elif network.config.latent_scale != own.latent_scale:
+        warnings.warn(
+            f"{source} multiplies its latents by {network.config.latent_scale} and {model.card.name}'s own autoencoder"
+            f" by {own.latent_scale}: it was hardly made for this model",
+            stacklevel=2,
+        )
+    autoencoder = found.part.filled(model.device, model.dtype)
+    if model.dtype != torch.float32:
+        autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as `load_folder` does
+    return model.with_autoencoder(autoencoder, found.name, found.hash)
+
+
+def find_vae(path: Path, *, allow_partial: bool = False) -> FoundAutoencoder:
+    """The autoencoder in a folder or file."""
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{path} holds no autoencoder: give a folder with config.json, or a model's with vae in it")
+        says_scale = "scaling_factor" in read_json(folder / "config.json")
+        name = folder.resolve().parent.name if folder.name == "vae" else folder.resolve().name
+        return FoundAutoencoder(read_autoencoder(folder), says_scale, name, _hash_of_weights(folder))
+    if not path.is_file():
+        raise UserError(f"there is no autoencoder {str(path)!r}: give diffusers' folder of one, or its original file")
+    part = _original(read_file(path), path, allow_partial=allow_partial)
+    return FoundAutoencoder(part, False, path.name, hash_of(path, HASH_DIGITS))
+
+
+def _original(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool) -> ReadPart[Autoencoder]:
+    if any(name.startswith(DIFFUSERS_NAMES) for name in tensors):
+        raise UserError(f"{path} is in diffusers' form, which needs a config.json: give the folder that has both")
+    alone = FIRST_LAYER in tensors
+    if alone:
+        tensors = {
+            f"{table.AUTOENCODER}{name}" if not name.startswith(SPARE) else name: t for name, t in tensors.items()
+        }
+    found = find_autoencoder(tensors, path)
+    if found is None:
+        raise UserError(f"{path} holds no autoencoder: it has {listed(sorted(tensors))}, and no {FIRST_LAYER}")
+    wanted = found.network.state_dict()
+    missing = [stored.name for stored in found.table.values() if stored.name not in tensors]
+    if missing:
+        raise UserError(f"{path} lacks {listed(missing)}: the autoencoder is incomplete, fetch it again")
+    weights = found.weights(tensors)
+    misshapen = [name for name, tensor in weights.items() if tensor.shape != wanted[name].shape]
+    if misshapen:
+        raise UserError(f"{path} has tensors of a wrong shape, {listed(misshapen)}: fetch it again")
+    places = {stored.name for stored in found.table.values()}
+    inside = {name for name in tensors if name.startswith(table.AUTOENCODER)}
+    left = sorted(name for name in inside - places if not name.startswith(SPARE))
+    if left:
+        if not allow_partial:
+            raise UserError(f"{path} has {listed(left)}, for which an autoencoder has no place: say --allow-partial")
+        warnings.warn(f"{path} has {listed(left)}, for which an autoencoder has no place", stacklevel=3)
+    assert isinstance(found.network, Autoencoder)
+    return ReadPart(found.network, weights, path)
+
+
+def _hash_of_weights(folder: Path) -> str:
+    """Of the file that is read, or of the index of its shards."""
+    name = next(name for name in weight_files(DIFFUSERS_STEM) if (folder / name).is_file())
+    return hash_of(folder / name, HASH_DIGITS)
