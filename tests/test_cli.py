@@ -20,7 +20,7 @@ from diafano.errors import UserError
 from diafano.picture import read_parameters, read_picture
 from diafano.stable_diffusion import StableDiffusion
 
-COMMANDS = ("generate", "noise", "inspect", "train", "evaluate")
+COMMANDS = ("generate", "tokens", "noise", "inspect", "train", "evaluate")
 
 
 @pytest.fixture(autouse=True)

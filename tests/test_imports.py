@@ -24,19 +24,20 @@ LAYERS = [
         "cli_train",
         "cli_scenes",
         "cli_samplers",
+        "cli_tokens",
     },
     {"serve", "explain"},
     {"training", "evaluation"},
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
-    {"conditioning", "from_picture", "addons"},
+    {"conditioning", "from_picture", "addons", "prompt_reading"},
     {"request", "recorded"},
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora"},
     {"layers", "schedules", "noise", "philox", "brownian", "picture", "devices", "infotext"},
-    {"errors", "memory", "threads", "prompt_syntax", "lora_tags"},
+    {"errors", "memory", "threads", "prompt_syntax", "lora_tags", "comfyui_syntax"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

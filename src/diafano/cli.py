@@ -126,6 +126,23 @@ def generate(
     )
 
 
+@app.command(short_help="Show how a prompt is read: its tokens, their weights, its chunks, what changes on the way.")
+def tokens(
+    prompt: Annotated[str, typer.Argument(help="The prompt.", metavar="PROMPT", show_default=False)],
+    like: option.Like = None,
+    steps: option.Steps = None,
+    model: option.Model = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with each token's id.")] = False,
+) -> None:
+    """Show how a prompt is read, by diafano and A1111, or by the program that --like names.
+
+    A text encoder reads chunks of 75 tokens. A "·" stands between the tokens of one word; (words:1.2) have that weight.
+    """
+    from diafano import cli_tokens
+
+    cli_tokens.tokens(prompt, like=like, steps=steps, source=model, as_json=json)
+
+
 @app.command(short_help="List the samplers and schedules that `generate` knows.")
 def samplers() -> None:
     """List the samplers with their other names, order and cost per step, and the schedules."""

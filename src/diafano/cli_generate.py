@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from diafano.cli_addons import AddonOptions
     from diafano.recorded import Recorded
-    from diafano.request import Settings
+    from diafano.request import Request, Settings
     from diafano.stable_diffusion import StableDiffusion
 
 LONGEST_NAME = 60
@@ -71,6 +71,7 @@ def generate(
         prompt = addons.spoken(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, mask_blur=mask_blur, **settings)
         steps = len(model.sigmas(request)) - 1
+        _tell_of_chunks(model, request)
         strip = None if filmstrip is None else Filmstrip(model, steps)
 
         def on_step(step: int, sigma: float, noisy: object, clean: object) -> None:
@@ -92,6 +93,18 @@ def generate(
         print(filmstrip)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
+
+
+def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
+    """How long the prompts are, where one of them takes more than a chunk; `diafano tokens` says it of any."""
+    from diafano.profiles import find_profile
+    from diafano.prompt_reading import count_sentence, read_prompt
+
+    weighting = find_profile(request.like).weighting
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
+        parts = read_prompt(text, model.tokenizer, weighting, request.steps)
+        if any(len(held.chunks) > 1 for part in parts for held in part.texts):
+            print(f"{name}: {count_sentence(parts)}", file=sys.stderr)
 
 
 def settings_of(options: Mapping[str, Any]) -> "Settings":

@@ -1,8 +1,8 @@
 """From a weighted prompt of any length to embeddings: chunks of 75 tokens, and what a weight does to a token.
 
 A text encoder reads 77 tokens. A longer prompt is cut into chunks, each with a start, an end and padding of its own,
-and their embeddings follow one another: the UNet attends to any number of tokens. Cutting and weighting are A1111's;
-ComfyUI weights in another way (`Weighting`).
+and their embeddings follow one another: the UNet attends to any number of tokens. Reading, cutting and weighting are
+A1111's or ComfyUI's (`Weighting`).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diafano import comfyui_syntax
 from diafano.prompt_syntax import Piece, weighted
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
@@ -22,7 +23,9 @@ Weighting = Literal["a1111", "comfyui"]
 empty prompt's embedding at the same place, by weight, towards the token's."""
 
 COMMA_REACH = 20
-"""A chunk that is full ends at a comma among its last so many tokens, so that no phrase is torn apart."""
+"""A1111: a chunk that is full ends at a comma among its last so many tokens, so that no phrase is torn apart."""
+LONGEST_KEPT = 7
+"""ComfyUI: words of one weight are not torn apart if they have at most so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Chunk:
         return any(weight != 1.0 for weight in self.weights)
 
 
-def chunks_of(tokenizer: Tokenizer, text: str) -> list[Chunk]:
-    """The prompt's chunks, at least one. `BREAK` begins a new one."""
+def chunks_of(tokenizer: Tokenizer, text: str, weighting: Weighting = "a1111") -> list[Chunk]:
+    """The prompt's chunks, at least one. In A1111's syntax `BREAK` begins a new one."""
+    if weighting == "comfyui":
+        return _packed(tokenizer, comfyui_syntax.weighted(text))
     found: list[Chunk] = []
     for stretch in weighted(text):
         found += _filled(tokenizer, stretch)
@@ -62,6 +67,22 @@ def _filled(tokenizer: Tokenizer, stretch: Sequence[Piece]) -> list[Chunk]:
     return [*found, _chunk(tokenizer, tokens)]
 
 
+def _packed(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> list[Chunk]:
+    """ComfyUI's cutting: a short piece goes into the next chunk as a whole, a long one fills this one up."""
+    room = tokenizer.length - 2
+    chunks: list[list[tuple[int, float]]] = [[]]
+    for piece in pieces:
+        tokens = [(token, piece.weight) for token in tokenizer.encode(piece.text)]
+        torn = len(tokens) > min(LONGEST_KEPT, room)
+        while len(tokens) > (left := room - len(chunks[-1])):
+            if torn:
+                chunks[-1] += tokens[:left]
+                tokens = tokens[left:]
+            chunks.append([])
+        chunks[-1] += tokens
+    return [_chunk(tokenizer, chunk) for chunk in chunks]
+
+
 def _chunk(tokenizer: Tokenizer, tokens: Sequence[tuple[int, float]]) -> Chunk:
     padding = tokenizer.length - 2 - len(tokens)
     ids = [tokenizer.start_token, *(token for token, _ in tokens), tokenizer.end_token]
@@ -78,7 +99,7 @@ def embed_prompt(
     weighting: Weighting = "a1111",
 ) -> Tensor:
     """Embeddings (chunks * 77, width) of one prompt; `skip` is CLIP skip (1: the last layer)."""
-    chunks = chunks_of(tokenizer, text)
+    chunks = chunks_of(tokenizer, text, weighting)
     device = next(text_encoder.parameters()).device
 
     def encode(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -247,7 +247,8 @@ class StableDiffusion:
         for text in texts:
             if cut := self.tokenizer.tokens_cut(text):
                 warnings.warn(
-                    f"the last {cut} tokens of the prompt are left out, because {self.tokenizer.length - 2} fit",
+                    f"the last {cut} tokens of the prompt are left out, because {self.tokenizer.length - 2} fit:"
+                    f" {self.tokenizer.text_cut(text)!r}",
                     stacklevel=2,
                 )
         encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)

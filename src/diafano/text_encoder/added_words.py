@@ -36,16 +36,16 @@ class AddedWords:
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(_alone, longest_first)), re.IGNORECASE)
 
-    def split(self, text: str) -> Iterator[str | list[int]]:
-        """The text in its order: what is no added word as it stands, and the ids of each added word."""
+    def split(self, text: str) -> Iterator[tuple[str, list[int] | None]]:
+        """The text in its order: what is no added word as it stands (None), and each added word with its ids."""
         at = 0
         for match in self._pattern.finditer(text) if self._pattern is not None else ():
             if match.start() > at:
-                yield text[at : match.start()]
-            yield self._ids[_name(match)]
+                yield text[at : match.start()], None
+            yield match.group(), self._ids[_name(match)]
             at = match.end()
         if at < len(text):
-            yield text[at:]
+            yield text[at:], None
 
     def names_in(self, text: str) -> set[str]:
         """The added words that a text has, in lower case."""

@@ -135,16 +135,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The text's own ids: no start, no end, no padding, nothing cut."""
         ids: list[int] = []
-        for part in self._parts(text):
-            ids += part if isinstance(part, list) else self._encoding(part).ids
+        for part, added in self._parts(text):
+            ids += self._encoding(part).ids if added is None else added
         return ids
 
     def tokens(self, text: str) -> list[str]:
         """The text's own tokens as the vocabulary spells them, one per id of ``encode``."""
         tokens: list[str] = []
-        for part in self._parts(text):
-            spelling = self.added.spelling
-            tokens += [spelling[one] for one in part] if isinstance(part, list) else self._encoding(part).tokens
+        for part, added in self._parts(text):
+            tokens += self._encoding(part).tokens if added is None else [self.added.spelling[one] for one in added]
         return tokens
 
     def token_count(self, text: str) -> int:
@@ -154,6 +153,20 @@ class Tokenizer:
     def tokens_cut(self, text: str) -> int:
         """How many tokens at the end of the text a call leaves out because they do not fit; 0 for most prompts."""
         return max(0, self.token_count(text) - (self.length - 2))
+
+    def text_cut(self, text: str) -> str:
+        """The end of the text that a call leaves out because it does not fit, as it was written; "" for most."""
+        starts: list[int] = []
+        at = 0
+        for part, added in self._parts(text):
+            starts += [at + start for start, _ in self._encoding(part).offsets] if added is None else [at] * len(added)
+            at += len(part)
+        room = self.length - 2
+        return text[starts[room] :] if len(starts) > room else ""
+
+    def name_of(self, token: int) -> str:
+        """An id as the vocabulary spells it; of a word that was added, that word."""
+        return self.added.spelling.get(token) or self._backend.id_to_token(token) or f"<{token}>"
 
     def mask(self, ids: Tensor) -> Tensor:
         """Which ids (batch, length) are text, start or first end (True) rather than padding (False)."""
@@ -191,7 +204,7 @@ class Tokenizer:
         _write(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
         _write(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
-    def _parts(self, text: str) -> Iterable[str | list[int]]:
+    def _parts(self, text: str) -> Iterable[tuple[str, list[int] | None]]:
         if not isinstance(text, str):
             raise UserError(f"A prompt must be text, not {type(text).__name__}; pass a string or a list of strings.")
         return self.added.split(text)

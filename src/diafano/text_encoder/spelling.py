@@ -1,0 +1,42 @@
+"""Token ids -> words that people read."""
+
+import codecs
+from collections.abc import Iterable
+
+from diafano.text_encoder.tokenizer import END_OF_WORD, Tokenizer, byte_alphabet
+
+_PRINTABLE = [ord(letter) for letter in byte_alphabet() if ord(letter) < 256]
+_BYTES = dict(
+    zip(byte_alphabet(), [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)], strict=True)
+)
+"""The character that stands for a byte -> that byte."""
+
+
+def words(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
+    """The words that these ids spell, a "·" between the tokens of one.
+
+    A letter whose bytes are several tokens stands where the last of them does; of an added word (textual inversion) the
+    vectors behind the first one are "+".
+    """
+    found: list[list[str]] = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    goes_on = False
+    for token in ids:
+        name = tokenizer.name_of(token)
+        letters = name
+        ends = True
+        if token in tokenizer.added.inner:
+            goes_on, letters = True, "+"
+        elif token in tokenizer.added.spelling or name in tokenizer.special_tokens.values():
+            goes_on = False
+        elif tokenizer.kind == "word_piece":
+            goes_on, letters = name.startswith("##"), name.removeprefix("##")
+        elif set(name) <= _BYTES.keys():
+            ends = name.endswith(END_OF_WORD)
+            letters = decoder.decode(bytes(_BYTES[letter] for letter in name.removesuffix(END_OF_WORD)), ends)
+        if goes_on and found:
+            found[-1].append(letters)
+        else:
+            found.append([letters])
+        goes_on = not ends
+    return ["·".join(filter(None, word)) for word in found]
