@@ -33,10 +33,12 @@ LAYERS = [
     {"stable_diffusion", "filmstrip"},
     {"conditioning", "from_picture", "addons", "prompt_reading"},
     {"request", "recorded"},
+    {"request_parts"},
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora"},
     {"layers", "schedules", "noise", "philox", "brownian", "picture", "devices", "infotext"},
+    {"masks", "outpainting"},
     {"errors", "memory", "threads", "prompt_syntax", "lora_tags", "comfyui_syntax"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}

@@ -76,7 +76,12 @@ def generate(
     image: option.Image = None,
     strength: option.Strength = None,
     mask: option.Mask = None,
-    mask_blur: option.MaskBlur = 0.0,
+    mask_blur: option.MaskBlur = None,
+    masked_content: option.MaskedContent = None,
+    invert_mask: option.InvertMask = None,
+    only_masked: option.OnlyMasked = None,
+    mask_padding: option.MaskPadding = None,
+    outpaint: option.Outpaint = None,
     lora: option.Lora = None,
     lora_dir: option.LoraDir = None,
     embedding: option.Embedding = None,
@@ -121,7 +126,6 @@ def generate(
         filmstrip=filmstrip,
         image=image,
         mask=mask,
-        mask_blur=mask_blur,
         addons=AddonOptions(lora or [], lora_dir or [], embedding or [], vae, allow_partial),
     )
 

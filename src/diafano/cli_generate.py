@@ -31,7 +31,6 @@ def generate(
     addons: "AddonOptions",
     image: Path | None = None,
     mask: Path | None = None,
-    mask_blur: float = 0.0,
 ) -> None:
     """Draw the pictures, write them and print their names.
 
@@ -50,7 +49,7 @@ def generate(
         from diafano.errors import UserError
         from diafano.filmstrip import Filmstrip
         from diafano.picture import check_target, read_picture, save_picture
-        from diafano.recorded import with_overrides
+        from diafano.recorded import with_overrides, without_picture
 
         if prompt is None and redrawn is None:
             raise UserError("there is nothing to draw: give a PROMPT, or a picture to draw again with --from")
@@ -62,6 +61,7 @@ def generate(
 
         recorded = None if redrawn is None else _recorded(redrawn)
         if recorded is not None:
+            recorded = without_picture(recorded) if image is None else recorded
             settings = with_overrides(recorded, settings)
         over, painted = (None if path is None else read_picture(path) for path in (image, mask))
         model = diafano.load(source, **loading, **addons.loading())
@@ -69,7 +69,7 @@ def generate(
             prompt = _honoured(recorded, prompt, model, addons)
         assert prompt is not None
         prompt = addons.spoken(prompt)
-        request, start = model.prepare(prompt, image=over, mask=painted, mask_blur=mask_blur, **settings)
+        request, start = model.prepare(prompt, image=over, mask=painted, **settings)
         steps = len(model.sigmas(request)) - 1
         _tell_of_chunks(model, request)
         strip = None if filmstrip is None else Filmstrip(model, steps)

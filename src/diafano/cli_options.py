@@ -81,7 +81,33 @@ Mask = Annotated[
     Path | None,
     typer.Option(help="Picture of its size, white where it is drawn anew, black elsewhere.", metavar="PICTURE"),
 ]
-MaskBlur = Annotated[float, typer.Option(help="Pixels over which the mask's edge fades out.", metavar="PIXELS")]
+MaskBlur = Annotated[
+    float | None,
+    typer.Option(help="Pixels over which the mask's edge fades out. Default: 0, outpainting 4.", metavar="PIXELS"),
+]
+MaskedContent = Annotated[
+    str | None,
+    typer.Option(
+        help="What is inside the mask before it is drawn over: original, fill (the colours around it), latent-noise or"
+        " latent-nothing. Default: original.",
+        metavar="KIND",
+    ),
+]
+InvertMask = Annotated[bool | None, typer.Option("--invert-mask", help="Draw anew what is black in the mask.")]
+OnlyMasked = Annotated[
+    bool | None,
+    typer.Option("--only-masked", help="Draw the surroundings of the mask alone at full size, and put them back."),
+]
+MaskPadding = Annotated[
+    int | None,
+    typer.Option(help="Pixels around the mask that --only-masked shows the model. Default: 32.", metavar="PIXELS"),
+]
+Outpaint = Annotated[
+    str | None,
+    typer.Option(
+        help="Pixels to add on each side of the picture, such as left=64,top=32 or all=64.", metavar="SIDE=PIXELS,..."
+    ),
+]
 Lora = Annotated[
     list[str] | None,
     typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),

@@ -1,25 +1,31 @@
-"""Drawing from a picture: image-to-image and inpainting are text-to-image with another start and a fixed surrounding.
+"""Drawing from a picture: image-to-image, inpainting and outpainting are text-to-image with another start and a fixed
+surrounding.
 
     strength   which share of the steps is run: the start is the picture's latent, noised to the first of their sigmas
                (SDEdit, Meng et al. 2021, arXiv 2108.01073)
     mask       what is drawn anew; elsewhere the clean estimate of every step is the picture's own latent, so that the
                noisy latent there follows the picture's, whatever the sampler (Lugmayr et al. 2022, arXiv 2201.09865)
 
-Both leave samplers, guidance and the UNet as they are.
+Both leave samplers, guidance and the UNet as they are. With a mask the picture keeps its size, and its pixels outside
+the mask their values: what was drawn is put back into it, however large it was drawn.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
-from diafano.denoiser import Denoise
+from diafano.denoiser import Denoise, Network
 from diafano.errors import UserError
-from diafano.picture import fit, to_pixels
+from diafano.masks import Window, filled, hard, softened, window_around
+from diafano.outpainting import SOFT_EDGE, enlarged, read_sides
+from diafano.picture import as_rgb, fit, to_pixels
+from diafano.request import Request, Settings
+from diafano.request_parts import OverPicture
 
 STRENGTH = 0.75
 """A1111's and diffusers' choice (diffusers': 0.8) where none is given: the composition stays, the details do not."""
@@ -30,15 +36,26 @@ class InitImage:
     """The picture to draw from."""
 
     picture: Image.Image
-    """RGB, of the size that is drawn."""
+    """RGB, of its own size."""
     latent: Tensor
-    """(1, 4, h, w), float32."""
+    """(1, 4, h, w), float32: of the picture, or of its window, as it is before it is drawn over."""
     mask: Image.Image | None = None
     """L, of the picture's size: 255 where the new picture counts alone, 0 where the old one stays as it is."""
+    window: Window | None = None
+    """What of the picture is drawn, if there is a mask."""
     latent_mask: Tensor | None = None
     """(1, 1, h, w), true where the latent is drawn anew."""
     masked_latent: Tensor | None = None
     """(1, 4, h, w), of the picture with grey where it is drawn anew: what inpainting models are shown."""
+    noise_inside: bool = False
+    """Whether the start noise stands inside the mask instead of the latent."""
+
+    def noised(self, noise: Tensor, sigma: float) -> Tensor:
+        """The latent (batch, 4, h, w) to start from at `sigma`, with noise of that shape."""
+        latent = self.latent.expand_as(noise)
+        if self.noise_inside and self.latent_mask is not None:
+            latent = torch.where(self.latent_mask, noise, latent)
+        return latent + sigma * noise
 
     def keep(self, denoise: Denoise) -> Denoise:
         """`denoise`, but outside the mask the clean estimate is the picture's latent."""
@@ -47,9 +64,90 @@ class InitImage:
             return denoise
         return lambda x, sigma: torch.where(mask, denoise(x, sigma), latent)
 
+    def inpainting(self, unet: Network) -> Network:
+        """The UNet of an inpainting model, which also sees the mask and what of the picture lies outside it."""
+        assert self.latent_mask is not None and self.masked_latent is not None
+        seen = torch.cat([self.latent_mask.float(), self.masked_latent], dim=1)
+
+        def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+            surroundings = seen.to(latent.dtype).expand(len(latent), -1, -1, -1)
+            return unet(torch.cat([latent, surroundings], dim=1), timestep, text)
+
+        return network
+
     def pasted(self, drawn: Image.Image) -> Image.Image:
         """The drawn picture inside the mask, the old one outside, bit for bit; between them a blend by the mask."""
-        return drawn if self.mask is None else Image.composite(drawn, self.picture, self.mask)
+        if self.mask is None or self.window is None:
+            return drawn
+        return Image.composite(self.window.put_back(drawn, self.picture), self.picture, self.mask)
+
+
+def check_no_picture_is_needed(settings: Settings, mask: Image.Image | None) -> None:
+    """Raise UserError where there is a mask, or a setting that means something only for a picture to draw over."""
+    needless = [name for name in OverPicture.model_fields if settings.get(name) not in (None, False)]
+    if mask is not None or needless:
+        raise UserError(
+            f"{', '.join(needless) or 'a mask'}: that is for an image to draw over, so give one, or leave it out"
+        )
+
+
+def over_picture_settings(
+    settings: Settings,
+    picture: Image.Image,
+    mask: Image.Image | None,
+    nearest_size: Callable[[tuple[int, int]], tuple[int, int]],
+    model_size: tuple[int, int],
+) -> Settings:
+    """The settings with what follows from the picture where they leave it open: the size to draw, strength, blur.
+
+    Raises UserError for settings that need a mask where there is none, and for a mask of another size.
+    """
+    given: Settings = {**settings}
+    sides = settings.get("outpaint")
+    if mask is None:
+        needless = [
+            name
+            for name in ("mask_blur", "masked_content", "invert_mask", "only_masked", "mask_padding")
+            if settings.get(name) not in (None, False) and (sides is None or name == "invert_mask")
+        ]
+        if needless:
+            raise UserError(f"{', '.join(needless)}: that is for a mask, so give one, or leave it out")
+    elif mask.size != picture.size:
+        raise UserError(
+            f"the mask has {mask.size[0]}x{mask.size[1]} pixels and the picture {picture.size[0]}x{picture.size[1]}:"
+            " make them of one size"
+        )
+    width, height = picture.size
+    if sides is not None:
+        left, top, right, bottom = given["outpaint"] = read_sides(sides)
+        width, height = left + width + right, top + height + bottom
+        if settings.get("mask_blur") is None:
+            given["mask_blur"] = SOFT_EDGE
+    if settings.get("size") is None:
+        given["size"] = model_size if settings.get("only_masked") else nearest_size((width, height))
+    if settings.get("strength") is None:
+        given["strength"] = STRENGTH if sides is None else 1.0  # nothing of the repeated edges is to stay
+    return given
+
+
+def init_image(
+    autoencoder: Autoencoder, request: Request, picture: Image.Image, mask: Image.Image | None = None
+) -> InitImage:
+    """The picture as the request says that it is to be drawn over."""
+    picture = as_rgb(picture)
+    if mask is not None:
+        mask = hard(as_rgb(mask), inverted=request.invert_mask)
+    if request.outpaint is not None:
+        picture, mask = enlarged(picture, request.outpaint, mask)
+    return encode_init_image(
+        autoencoder,
+        picture,
+        request.size,
+        mask=mask,
+        blur=request.mask_blur,
+        content=request.masked_content,
+        padding=request.mask_padding if request.only_masked else None,
+    )
 
 
 @torch.inference_mode()
@@ -60,41 +158,31 @@ def encode_init_image(
     *,
     mask: Image.Image | None = None,
     blur: float = 0.0,
+    content: str = "original",
+    padding: int | None = None,
 ) -> InitImage:
     """`picture` as a start for pictures of `size` (width, height): scaled and cropped to it, and encoded.
 
     White in `mask` is drawn anew, black stays; `blur` is the radius, in pixels, of the soft edge that is laid around
-    the white, outside it. Raises UserError for a mask of another shape than the picture's.
+    the white, outside it. `content` is one of `MASKED_CONTENT`. With `padding` the window is not the whole picture,
+    but the mask and so many pixels around it.
     """
-    if mask is not None and mask.size != picture.size:
-        raise UserError(
-            f"the mask has {mask.size[0]}x{mask.size[1]} pixels and the picture {picture.size[0]}x{picture.size[1]}:"
-            " make them of one size"
-        )
-    if blur < 0:
-        raise UserError(f"the mask cannot be blurred by {blur}: give 0 for a hard edge, or a number of pixels")
-    fitted = fit(picture, *size)
     weights = autoencoder.encoder.conv_in.weight
 
     def encode(pixels: Tensor) -> Tensor:
         return autoencoder.encode(pixels[None].to(weights.device, weights.dtype)).mean.float()
 
-    pixels = to_pixels(fitted)
-    latent = encode(pixels)
     if mask is None:
-        return InitImage(fitted, latent)
-    hard = fit(mask.convert("RGB"), *size).convert("L").point(lambda value: 255 if value >= 128 else 0)
-    soft = _softened(hard, blur)
-    touched = torch.from_numpy(np.array(soft, np.float32))[None, None]
+        fitted = fit(picture, *size)
+        return InitImage(fitted, encode(to_pixels(fitted)))
+    soft = softened(hard(mask), blur)
+    window = Window((0, 0, *picture.size), size) if padding is None else window_around(soft, size, padding)
+    touched = window.touched(soft)
+    pixels = to_pixels(window.scaled(picture))
+    latent = encode(to_pixels(window.scaled(filled(picture, soft))) if content == "fill" else pixels)
     # A latent position is drawn anew if any of its pixels is.
     latent_mask = F.max_pool2d(touched, autoencoder.factor).to(latent.device) > 0
-    return InitImage(fitted, latent, soft, latent_mask, encode(pixels * (touched[0] == 0)))
-
-
-def _softened(mask: Image.Image, radius: float) -> Image.Image:
-    """White stays white, and fades out around itself within twice the radius."""
-    if radius == 0:
-        return mask
-    blurred = mask.filter(ImageFilter.GaussianBlur(radius))
-    grown = blurred.point(lambda value: min(255, 2 * value))
-    return Image.composite(mask, grown, mask)
+    if content == "latent nothing":
+        latent = latent.masked_fill(latent_mask, 0.0)
+    seen = encode(pixels * (touched[0] == 0))
+    return InitImage(picture, latent, soft, window, latent_mask, seen, noise_inside=content == "latent noise")

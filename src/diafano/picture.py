@@ -148,6 +148,11 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(values.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode of Pillow's -> RGB, as `read_picture` has it."""
+    return _as_rgb(picture, "the picture")
+
+
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     """Resize and cut a picture to exactly (width, height), as large as it goes around its centre."""
     if width < 1 or height < 1:

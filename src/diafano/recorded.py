@@ -7,14 +7,15 @@ Pictures of other programs record more than can be done here. What cannot is lis
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError
 from diafano.infotext import infotext, parse_infotext
 from diafano.profiles import GENERATORS, find_profile
-from diafano.request import Request, Settings, with_one_schedule
+from diafano.request import Request, Settings, checked, with_one_schedule
+from diafano.request_parts import READ_PARTS, OverPicture, recorded_parts
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -24,9 +25,20 @@ OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes")
 """Settings that tell of a model's add-ons: see `addons.Addons`."""
 
+READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("Steps", "steps", int),
+    ("CFG scale", "guidance", float),
+    ("Seed", "seed", int),
+    ("Size", "size", str),
+    ("Clip skip", "clip_skip", int),
+    *((key, name, float) for name, key in OPTIONS.items()),
+)
+"""A1111's name, the setting, and how its text becomes the setting's value."""
+
 UNDERSTOOD = {
-    *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Clip skip", "RNG"),
-    *("Eta", "Eta DDIM", "Sigma churn", "Sigma noise", "Batch size", "Batch pos", "Like", "Version"),
+    *(key for key, _, _ in (*READ_ALONE, *READ_PARTS)),
+    *("Sampler", "Schedule type", "Model", "Model hash", "RNG", "Eta DDIM"),
+    *("Batch size", "Batch pos", "Like", "Version"),
     *ADDONS,
 }
 SCHEDULES_OF_THEIR_OWN = (1, 9)
@@ -69,7 +81,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "VAE": None,
         "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
         "Batch pos": None if alone or request.whole_batch == 1 else place,
-        "Denoising strength": request.strength,
+        **recorded_parts(request),
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "RNG": request.rng,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
@@ -92,14 +104,7 @@ def read_recorded(text: str) -> Recorded:
     ignored: list[str] = []
     ours = pairs.get("Version", "").startswith("diafano ")
     settings: dict[str, Any] = {"negative": found.negative, "like": pairs.get("Like") if ours else _program(pairs)}
-    for key, name, read in (
-        ("Steps", "steps", int),
-        ("CFG scale", "guidance", float),
-        ("Seed", "seed", int),
-        ("Size", "size", str),
-        ("Clip skip", "clip_skip", int),
-        *((key, name, float) for name, key in OPTIONS.items()),
-    ):
+    for key, name, read in (*READ_ALONE, *READ_PARTS):
         if key in pairs:
             settings[name] = _read(read, key, pairs[key])
     if "Eta DDIM" in pairs:
@@ -138,6 +143,18 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
         for other in goes_with[name]:
             settings.pop(other, None)
     return cast(Settings, settings | said)
+
+
+def without_picture(recorded: Recorded) -> Recorded:
+    """What remains to be done where the picture that was drawn over is not there."""
+    lost = {name: value for name, value in recorded.settings.items() if name in OverPicture.model_fields}
+    settings = {name: value for name, value in recorded.settings.items() if name not in lost}
+    said = [
+        f"{key}: {said} (there is no --image)"
+        for key, said in recorded_parts(checked(OverPicture, lost)).items()
+        if said is not None
+    ]
+    return replace(recorded, settings=settings, ignored=(*recorded.ignored, *said))
 
 
 def _program(pairs: Mapping[str, str]) -> str:

@@ -7,12 +7,13 @@ possible. What depends on the model, such as the sizes it can draw, is checked b
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from diafano.errors import UserError
 from diafano.profiles import find_profile
+from diafano.request_parts import OverPicture, OverPictureSettings
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -94,9 +95,6 @@ Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="wid
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
 LikeName = Annotated[str | None, BeforeValidator(_like), Field(description="the name of a program")]
 ClipSkip = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, the last layer, on")]
-Strength = Annotated[
-    float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")
-]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
 Churn = Annotated[float | None, Field(strict=True, ge=0, allow_inf_nan=False, description="a number from 0 on")]
 Eta = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
@@ -119,10 +117,8 @@ class ModelCard(BaseModel):
     """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
 
 
-class Request(BaseModel):
-    """Everything that decides which pictures are drawn, apart from the model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Request(OverPicture):
+    """Everything that decides which pictures are drawn, apart from the model and from pictures to draw over."""
 
     prompt: Text
     negative: Text = ""
@@ -143,8 +139,6 @@ class Request(BaseModel):
     """Factor on fresh noise, for samplers that have the choice; None is 1."""
     clip_skip: ClipSkip = 1
     """Which of the text encoder's layers is read, counted from the end: 1 is the last (A1111's counting)."""
-    strength: Strength = None
-    """Share of the steps that are run over a picture that is drawn over; None: there is none."""
     like: LikeName = None
     """The program whose habits are taken on, one of `PROFILES`; None is diafano's own."""
     rng: Literal["CPU", "GPU"] | None = None
@@ -174,7 +168,7 @@ class Request(BaseModel):
         return {name: value for name, value in options.items() if value is not None}
 
 
-class Settings(TypedDict, total=False):
+class Settings(OverPictureSettings, total=False):
     """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
 
     negative: str | None
@@ -189,7 +183,6 @@ class Settings(TypedDict, total=False):
     s_churn: float | None
     s_noise: float | None
     clip_skip: int | None
-    strength: float | None
     like: str | None
     rng: str | None
     batch_size: int | None

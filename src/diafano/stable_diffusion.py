@@ -23,7 +23,7 @@ from diafano.autoencoder import Autoencoder
 from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.denoiser import Denoiser, Network
 from diafano.errors import UserError
-from diafano.from_picture import STRENGTH, InitImage, encode_init_image
+from diafano.from_picture import InitImage, check_no_picture_is_needed, init_image, over_picture_settings
 from diafano.lora import merged
 from diafano.lora_tags import without_tags
 from diafano.noise import NoiseSchedule
@@ -31,7 +31,7 @@ from diafano.picture import to_picture, with_parameters
 from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
-from diafano.request import LARGEST_EDGE, ModelCard, Request, Settings, checked, with_one_schedule
+from diafano.request import LARGEST_EDGE, SMALLEST_EDGE, ModelCard, Request, Settings, checked, with_one_schedule
 from diafano.samplers import SAMPLERS, PathNoise, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
@@ -104,7 +104,6 @@ class StableDiffusion:
         *,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
-        mask_blur: float = 0.0,
         on_step: OnStep | None = None,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
@@ -114,14 +113,14 @@ class StableDiffusion:
         "diffusers", "a1111" or "comfyui": the program that draws the same picture of the same settings (see
         `profiles`). The prompt may have A1111's syntax (see `prompt_syntax`) and any length.
 
-        An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), and with a
-        `mask` only where that is white, see `from_picture.encode_init_image`. The size is then the image's, or the
-        nearest one.
+        An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), at its own
+        size or the nearest; with a `mask` only where that is white, with `outpaint` beyond its sides. See
+        `request_parts.OverPicture` and docs/from_a_picture.md.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
         """
-        request, start = self.prepare(prompt, image=image, mask=mask, mask_blur=mask_blur, **settings)
+        request, start = self.prepare(prompt, image=image, mask=mask, **settings)
         return self.draw(request, on_step, start)
 
     def prepare(
@@ -130,20 +129,15 @@ class StableDiffusion:
         *,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
-        mask_blur: float = 0.0,
         **settings: Unpack[Settings],
     ) -> tuple[Request, InitImage | None]:
         """What `draw` takes: the checked request and, where there is an `image` to draw over, its latent."""
         if image is None:
-            if settings.get("strength") is not None or mask is not None:
-                raise UserError("strength and mask belong to an image to draw over: give one, or leave them out")
+            check_no_picture_is_needed(settings, mask)
             return self.request(prompt, **settings), None
-        if settings.get("size") is None:
-            settings["size"] = self.nearest_size(image.size)
-        if settings.get("strength") is None:
-            settings["strength"] = STRENGTH
-        request = self.request(prompt, **settings)
-        return request, encode_init_image(self.autoencoder, image, request.size, mask=mask, blur=mask_blur)
+        over = over_picture_settings(settings, image, mask, self.nearest_size, self.card.size)
+        request = self.request(prompt, **over)
+        return request, init_image(self.autoencoder, request, image, mask)
 
     def request(self, prompt: str, **settings: Unpack[Settings]) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
@@ -185,9 +179,10 @@ class StableDiffusion:
         return request
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of a picture that can be drawn, nearest to `size`."""
-        step = self.size_step
-        width, height = (min(max(1, round(edge / step)) * step, LARGEST_EDGE // step * step) for edge in size)
+        """(width, height) of a picture that can be drawn, nearest to `size` and of about its shape."""
+        step, largest = self.size_step, LARGEST_EDGE // self.size_step * self.size_step
+        scale = min(max(1.0, SMALLEST_EDGE / min(size)), largest / max(size))
+        width, height = (min(max(1, round(scale * edge / step)) * step, largest) for edge in size)
         return width, height
 
     def batches(self, request: Request) -> list[range]:
@@ -283,12 +278,15 @@ class StableDiffusion:
         profile, sampler = find_profile(request.like), find_sampler(request.sampler)
         noise = noise_source()
         if start is not None and len(sigmas) == 1:
-            return start.latent.expand_as(noise)
-        whole = request.strength is None or request.strength == 1.0
+            return start.noised(noise, 0.0)
         noisy = profile.start(noise, sampler, self.schedule, sigmas[0])
-        if start is not None and not whole:
-            noisy = start.latent + sigmas[0] * noise
-        network = self._inpainting(start) if self.unet.config.in_channels > noise.shape[1] else self.unet
+        if start is not None and request.strength != 1.0:
+            noisy = start.noised(noise, sigmas[0])
+        network: Network = self.unet
+        if self.unet.config.in_channels > noise.shape[1]:
+            if start is None or start.latent_mask is None:
+                raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
+            network = start.inpainting(self.unet)
         denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype)
         guide = Guide(run, denoiser, request.guidance, len(noise))
 
@@ -302,19 +300,6 @@ class StableDiffusion:
         function = profile.function(sampler, self.schedule)
         latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
         return profile.finish(latent, sampler, self.schedule, sigmas)
-
-    def _inpainting(self, start: InitImage | None) -> Network:
-        """The UNet of an inpainting model, which also sees the mask and what of the picture lies outside it."""
-        if start is None or start.latent_mask is None or start.masked_latent is None:
-            raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
-        seen = torch.cat([start.latent_mask.float(), start.masked_latent], dim=1)
-
-        def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-            surroundings = seen.to(latent.dtype).expand(len(latent), -1, -1, -1)
-            predicted: Tensor = self.unet(torch.cat([latent, surroundings], dim=1), timestep, text)
-            return predicted
-
-        return network
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
         """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32."""
