@@ -37,7 +37,7 @@ LAYERS = [
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora"},
-    {"layers", "schedules", "noise", "philox", "brownian", "picture", "devices", "infotext"},
+    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
     {"masks", "outpainting"},
     {"errors", "memory", "threads", "prompt_syntax", "lora_tags", "comfyui_syntax"},
 ]

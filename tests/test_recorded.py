@@ -172,8 +172,6 @@ def test_what_cannot_be_honoured_is_said(tiny_folder: Path, tmp_path: Path, caps
     left_out = {
         "Model hash": "45dee52b",
         "VAE": "x.pt",
-        "Variation seed": "5",
-        "Variation seed strength": "0.2",
         "Denoising strength": "0.7",
         "ENSD": "31337",
         "Face restoration": "CodeFormer",

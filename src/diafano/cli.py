@@ -71,6 +71,8 @@ def generate(
     sampler: option.Sampler = None,
     schedule: option.Schedule = None,
     seed: option.Seed = None,
+    variation_seed: option.VariationSeed = None,
+    variation_strength: option.VariationStrength = None,
     size: option.Size = None,
     count: option.Count = None,
     image: option.Image = None,

@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,9 +82,7 @@ def generate(
         progress.update(bar, description="drawing", total=steps * len(model.batches(request)))
         pictures = model.draw(request, on_step, start)
 
-    first = request.seed + request.batch_position
-    seeds = range(first, first + request.count)
-    paths = name_files(output, prompt, seeds)
+    paths = name_files(output, prompt, _seeds(request))
     for path, picture in zip(paths, pictures, strict=True):
         save_picture(picture, path)
         print(path)
@@ -93,6 +91,8 @@ def generate(
         print(filmstrip)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
+    if request.varies and settings.get("variation_seed") is None:
+        print(f"variation seed {request.variation_seed}", file=sys.stderr)
 
 
 def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
@@ -143,7 +143,15 @@ def _honoured(recorded: "Recorded", prompt: str | None, model: "StableDiffusion"
     return prompt
 
 
-def name_files(output: Path, prompt: str, seeds: range) -> list[Path]:
+def _seeds(request: "Request") -> list[str]:
+    """What tells the pictures apart in their files' names."""
+    places = range(request.batch_position, request.batch_position + request.count)
+    if request.variation_seed is not None and request.varies:
+        return [f"{request.seed}-{request.variation_seed + place}" for place in places]
+    return [str(request.seed + place) for place in places]
+
+
+def name_files(output: Path, prompt: str, seeds: Sequence[str]) -> list[Path]:
     """A file for each seed.
 
     A folder gets names made of prompt and seed, which replace nothing. A file name is taken as it is for one picture,

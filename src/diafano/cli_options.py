@@ -68,6 +68,14 @@ Schedule = Annotated[
     str | None,
     typer.Option(help="Spacing of the steps, see `diafano samplers`. Default: the sampler's own.", metavar="S"),
 ]
+VariationSeed = Annotated[
+    int | None,
+    typer.Option(help="Second seed, which picture i of variations adds i to. Default: by chance.", metavar="N"),
+]
+VariationStrength = Annotated[
+    float | None,
+    typer.Option(help="How far the start noise goes from --seed's (0) to --variation-seed's (1).", metavar="S"),
+]
 Size = Annotated[str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")]
 Count = Annotated[int | None, typer.Option(help="How many pictures. Default: 1.", metavar="N")]
 Image = Annotated[

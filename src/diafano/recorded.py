@@ -15,7 +15,7 @@ from diafano.errors import UserError
 from diafano.infotext import infotext, parse_infotext
 from diafano.profiles import GENERATORS, find_profile
 from diafano.request import Request, Settings, checked, with_one_schedule
-from diafano.request_parts import READ_PARTS, OverPicture, recorded_parts
+from diafano.request_parts import READ_PARTS, OverPicture, recorded_parts, recorded_variation
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -74,13 +74,14 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "Sampler": find_sampler(request.sampler).label,
         "Schedule type": find_schedule(request.schedule).label,
         "CFG scale": request.guidance,
-        "Seed": request.seed + place if alone else request.seed,
+        "Seed": request.seed + place if request.seed_counts else request.seed,
         "Size": f"{request.size[0]}x{request.size[1]}",
         "Model": model,
         "VAE hash": None,  # these two only have their place in A1111's order here
         "VAE": None,
         "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
         "Batch pos": None if alone or request.whole_batch == 1 else place,
+        **recorded_variation(request, place if alone else 0),
         **recorded_parts(request),
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "RNG": request.rng,
@@ -136,6 +137,7 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
     goes_with = {
         "sampler": ("schedule", *OPTIONS),
         "like": ("rng", "batch_size", "batch_position"),
+        "variation_seed": ("batch_size", "batch_position"),
         "seed": ("batch_size", "batch_position"),
         "count": ("batch_size", "batch_position"),
     }

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from diafano.errors import UserError
 from diafano.profiles import find_profile
-from diafano.request_parts import OverPicture, OverPictureSettings
+from diafano.request_parts import OverPicture, OverPictureSettings, Seed, Variation, VariationSettings
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -92,7 +92,6 @@ Guidance = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False
 SamplerName = Annotated[str, BeforeValidator(_sampler), Field(strict=True, description="the name of a sampler")]
 ScheduleName = Annotated[str, BeforeValidator(_schedule), Field(strict=True, description="the name of a schedule")]
 Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="width and height, such as 512x512")]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
 LikeName = Annotated[str | None, BeforeValidator(_like), Field(description="the name of a program")]
 ClipSkip = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, the last layer, on")]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
@@ -117,7 +116,7 @@ class ModelCard(BaseModel):
     """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
 
 
-class Request(OverPicture):
+class Request(OverPicture, Variation):
     """Everything that decides which pictures are drawn, apart from the model and from pictures to draw over."""
 
     prompt: Text
@@ -127,7 +126,7 @@ class Request(OverPicture):
     sampler: SamplerName
     schedule: ScheduleName
     seed: Seed
-    """Picture i is drawn from ``seed + i``."""
+    """Picture i is drawn from ``seed + i``, unless it is a variation."""
     size: Size
     """(width, height) in pixels."""
     count: Count = 1
@@ -162,13 +161,18 @@ class Request(OverPicture):
         return self.count if self.batch_size is None else self.batch_size
 
     @property
+    def seed_counts(self) -> bool:
+        """Whether each picture of the batch has a seed of its own."""
+        return not self.varies and not find_profile(self.like).one_generator_for_all
+
+    @property
     def sampler_options(self) -> dict[str, float]:
         """What was said of `eta`, `s_churn` and `s_noise`, as keyword arguments for the sampler."""
         options = {"eta": self.eta, "s_churn": self.s_churn, "s_noise": self.s_noise}
         return {name: value for name, value in options.items() if value is not None}
 
 
-class Settings(OverPictureSettings, total=False):
+class Settings(OverPictureSettings, VariationSettings, total=False):
     """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
 
     negative: str | None

@@ -1,13 +1,14 @@
-"""Parts of a request that belong together: drawing over a picture.
+"""Parts of a request that belong together: drawing over a picture, variations.
 
 Each part has its fields, its keyword arguments, and what A1111's text calls them.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from diafano.errors import UserError
 from diafano.outpainting import Sides, read_sides
 
 MASKED_CONTENT = ("original", "fill", "latent noise", "latent nothing")
@@ -22,6 +23,7 @@ def _sides(value: object) -> object:
 
 
 Share = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
 Pixels = Annotated[
     float, Field(strict=True, ge=0, le=256, allow_inf_nan=False, description="pixels, a number from 0 to 256")
 ]
@@ -66,6 +68,44 @@ class OverPictureSettings(TypedDict, total=False):
     outpaint: str | Mapping[str, int] | Sides | None
 
 
+class Variation(BaseModel):
+    """A second seed, whose start noise the first one's is led to; see `variations`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variation_seed: Seed | None = None
+    """Picture i's start noise is led to that of this seed + i; where strength is above 0, `seed` itself stays."""
+    variation_strength: Share = None
+    """How far: 0 is `seed`'s own noise, 1 the other's."""
+
+    @model_validator(mode="after")
+    def _seed_and_strength_belong_together(self) -> Self:
+        if (self.variation_seed is None) != (self.variation_strength is None):
+            raise UserError("variation_seed and variation_strength belong together: give both, or none of them")
+        return self
+
+    @property
+    def varies(self) -> bool:
+        return bool(self.variation_strength)
+
+
+class VariationSettings(TypedDict, total=False):
+    """Its keyword arguments. None is as if it were left out."""
+
+    variation_seed: int | None
+    variation_strength: float | None
+
+
+def recorded_variation(request: Variation, place: int) -> dict[str, object | None]:
+    """What A1111's text says of it, for the picture at that place."""
+    if not request.varies or request.variation_seed is None:
+        return {}
+    return {
+        "Variation seed": request.variation_seed + place,
+        "Variation seed strength": request.variation_strength,
+    }
+
+
 def recorded_parts(request: OverPicture) -> dict[str, object | None]:
     """What A1111's text says of them; None is left out. "Outpaint" is our own: A1111 has no name for it."""
     return {
@@ -80,6 +120,8 @@ def recorded_parts(request: OverPicture) -> dict[str, object | None]:
 
 
 READ_PARTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("Variation seed", "variation_seed", int),
+    ("Variation seed strength", "variation_strength", float),
     ("Denoising strength", "strength", float),
     ("Mask blur", "mask_blur", float),
     ("Mask mode", "invert_mask", lambda said: said == "Inpaint not masked"),

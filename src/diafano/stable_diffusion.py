@@ -38,6 +38,7 @@ from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.unet import UNet
+from diafano.variations import varied
 
 __all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
 
@@ -154,6 +155,7 @@ class StableDiffusion:
             "schedule": self.card.schedule,
             "size": self.card.size,
             "seed": secrets.randbelow(2**32),
+            "variation_seed": secrets.randbelow(2**32) if "variation_strength" in given else None,
             **given,
             "prompt": prompt,
         }
@@ -257,13 +259,18 @@ class StableDiffusion:
         profile = find_profile(request.like).with_generator(request.rng)
         width, height = (edge // self.autoencoder.factor for edge in request.size)
         shape = (self.autoencoder.config.latent_channels, height, width)
-        draw = profile.noise_source(request.seed, places, request.whole_batch, shape)
-        on_device = lambda: draw().to(self.device)  # noqa: E731
+        # Variations have one seed; `expand` gives each of them what it draws.
+        own = range(1) if request.varies and not profile.one_generator_for_all else places
+        draw = profile.noise_source(request.seed, own, request.whole_batch, shape)
+        if request.varies and request.variation_seed is not None and request.variation_strength is not None:
+            other = profile.noise_source(request.variation_seed, places, request.whole_batch, shape)
+            draw = varied(draw, other, request.variation_strength)
+        on_device = lambda: draw().expand(len(places), *shape).to(self.device)  # noqa: E731
         if profile.paths is None or not find_sampler(request.sampler).along_a_path:
             return on_device
         run = request if profile.paths == "of the part that is run" else request.model_copy(update={"strength": None})
-        path = profile.path(request.seed, places, request.whole_batch, shape, self.sigmas(run))
-        return PathNoise(on_device, lambda now, after: path(now, after).to(self.device))
+        path = profile.path(request.seed, own, request.whole_batch, shape, self.sigmas(run))
+        return PathNoise(on_device, lambda now, after: path(now, after).expand(len(places), *shape).to(self.device))
 
     def denoise(
         self,
