@@ -21,6 +21,7 @@ from diafano.errors import UserError
 from diafano.training.average import MovingAverage
 from diafano.training.optimisers import Optimisers
 from diafano.training.recipe import LoopRecipe
+from diafano.training.recompute import recompute_blocks
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -75,6 +76,8 @@ class Training:
     def __init__(self, stage: Stage, recipe: LoopRecipe, folder: Path, device: torch.device, *, resume: bool = True):
         self.stage, self.recipe, self.folder, self.device = stage, recipe, folder, device
         self.folder.mkdir(parents=True, exist_ok=True)
+        if recipe.gradient_checkpointing:
+            recompute_blocks(stage.trained)
         self.optimisers = Optimisers(
             stage.trained,
             recipe.optimiser,

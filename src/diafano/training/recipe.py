@@ -78,6 +78,8 @@ class LoopRecipe(Section):
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the exponential moving average of the weights, which is what is saved; 0 is the weights themselves."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    """Keep no activations inside the blocks: much less memory, a third more time, the same gradients."""
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=500, ge=1)
     preview_every: int = Field(default=500, ge=1)
