@@ -24,7 +24,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --co
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
 	$(python) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(python))))
 
-.PHONY: help setup image test lint docs embedded clean
+.PHONY: help setup image test lint docs embedded peers clean
 
 help: ## show this list
 	@echo "diafano: Stable Diffusion that you can see through"
@@ -60,8 +60,15 @@ embedded: $(VENV)/.train ## train the model that ships with the package, all thr
 	$(BIN)/diafano convert runs/embedded/unet/model runs/embedded/model --dtype float16 --shard 15
 	$(BIN)/diafano evaluate --model runs/embedded/model --grid runs/embedded/evaluation.png
 
+# Beside .venv, a folder each, which only that program's process sees: they want versions of their own of what they use.
+# stable-diffusion.cpp is compiled here, for this processor, which takes cmake, a C++ compiler and half an hour.
+peers: $(VENV)/.dev ## install the programs that benchmarks/peers.py compares with, into .peers
+	test -d .peers/openvino || $(PIP) --no-deps --target .peers/openvino openvino openvino-telemetry
+	test -d .peers/stable_diffusion_cpp || $(PIP) --no-deps --target .peers/stable_diffusion_cpp \
+	    stable-diffusion-cpp-python || echo "stable-diffusion.cpp is left out" >&2
+
 clean: ## remove .venv and everything else that make and the tools made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: each is newer than what it was made from, so make knows when nothing is to be done.

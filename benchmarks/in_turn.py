@@ -25,14 +25,14 @@ def seconds(command: list[str]) -> float:
 
 
 def in_turn(
-    commands: Mapping[str, list[str]], runs: int, measure: Callable[[list[str]], Measured]
+    commands: Mapping[str, list[str]], runs: int, measure: Callable[[list[str]], Measured], *, warm: bool = True
 ) -> dict[str, list[Measured]]:
-    """`runs` measurements of each command, round by round, after a first round that warms the disk's cache."""
+    """`runs` measurements of each command, round by round, with `warm` after a round that warms the disk's cache."""
     measured: dict[str, list[Measured]] = {name: [] for name in commands}
-    for run in range(runs + 1):
+    for run in range(runs + warm):
         for name, command in commands.items():
             value = measure(command)
-            if run > 0:
+            if run >= warm:
                 measured[name].append(value)
     return measured
 
