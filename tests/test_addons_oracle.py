@@ -123,3 +123,47 @@ def test_another_autoencoder(model: StableDiffusion, folder: Path, tmp_path: Pat
     loaded = diafano.load(folder, device="cpu", dtype="float32", vae=tmp_path / "vae")
     assert psnr(ours(loaded, "a red apple", "a fox"), expected) >= 50.0
     assert psnr(ours(model, "a red apple", "a fox"), expected) < 35.0
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_controlnets(model: StableDiffusion, folder: Path, tmp_path: Path, kinds: int) -> None:
+    paths, pictures = [], []
+    for index in range(kinds):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+            theirs_net = diffusers.ControlNetModel.from_unet(
+                unet, conditioning_embedding_out_channels=(8, 12, 16, 16), load_weights_from_unet=True
+            )
+        shaken(theirs_net, 20 + index)
+        with torch.no_grad():
+            theirs_net.controlnet_cond_embedding.conv_in.weight.mul_(8.0)
+            for zero in (*theirs_net.controlnet_down_blocks, theirs_net.controlnet_mid_block):
+                zero.weight.mul_(3.0)
+        theirs_net.save_pretrained(tmp_path / f"{index}")
+        paths.append(tmp_path / f"{index}")
+        values = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        pictures.append(Image.fromarray(values))
+    networks = [
+        diffusers.ControlNetModel.from_pretrained(path, low_cpu_mem_usage=False, device_map=None) for path in paths
+    ]
+    pipeline = opened(diffusers.StableDiffusionControlNetPipeline, folder, controlnet=networks)
+    loaded = [diafano.load_controlnet(path, model) for path in paths]
+    plain = ours(model, "a red apple", "a fox")
+    for strength, start, end in ((1.0, 0.0, 1.0), (0.6, 0.2, 0.7)):
+        expected = theirs(
+            pipeline,
+            "a red apple",
+            "a fox",
+            image=pictures,
+            controlnet_conditioning_scale=[strength] * kinds,
+            control_guidance_start=[start] * kinds,
+            control_guidance_end=[end] * kinds,
+        )
+        controls = [
+            diafano.Control(network, picture, strength, start, end)
+            for network, picture in zip(loaded, pictures, strict=True)
+        ]
+        drawn = ours(model, "a red apple", "a fox", controls=controls)
+        assert psnr(expected, plain) < 35.0
+        assert psnr(drawn, expected) >= 50.0

@@ -31,7 +31,7 @@ LAYERS = [
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
-    {"conditioning", "from_picture", "addons", "prompt_reading"},
+    {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading"},
     {"request", "recorded"},
     {"request_parts"},
     {"profiles", "profile_grids"},

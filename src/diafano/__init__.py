@@ -16,21 +16,25 @@ if TYPE_CHECKING:
     import torch
 
     from diafano.checkpoints.addons import Sources
+    from diafano.checkpoints.controlnet import load_controlnet
+    from diafano.controlnet import Control
     from diafano.errors import UserError
     from diafano.request import Request
     from diafano.stable_diffusion import StableDiffusion
 
 __version__ = "0.1.0"
 
-__all__ = ["Request", "StableDiffusion", "UserError", "__version__", "load"]
+__all__ = ["Control", "Request", "StableDiffusion", "UserError", "__version__", "load", "load_controlnet"]
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the model that ships with the package."""
 
 HOMES = {
+    "Control": "diafano.controlnet",
     "Request": "diafano.request",
     "StableDiffusion": "diafano.stable_diffusion",
     "UserError": "diafano.errors",
+    "load_controlnet": "diafano.checkpoints.controlnet",
 }
 """Public name -> the module that defines it."""
 

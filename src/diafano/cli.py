@@ -88,6 +88,11 @@ def generate(
     lora_dir: option.LoraDir = None,
     embedding: option.Embedding = None,
     vae: option.Vae = None,
+    control: option.ControlNet = None,
+    control_image: option.ControlImage = None,
+    control_strength: option.ControlStrength = None,
+    control_start: option.ControlStart = None,
+    control_end: option.ControlEnd = None,
     allow_partial: option.AllowPartial = False,
     like: option.Like = None,
     clip_skip: option.ClipSkip = None,
@@ -109,7 +114,7 @@ def generate(
     carries its settings: in PNG the text chunk `parameters`, in JPEG and WebP the EXIF user comment.
     """
     from diafano import cli_generate
-    from diafano.cli_addons import AddonOptions
+    from diafano.cli_addons import AddonOptions, ControlOptions
 
     cli_generate.generate(
         prompt,
@@ -128,7 +133,16 @@ def generate(
         filmstrip=filmstrip,
         image=image,
         mask=mask,
-        addons=AddonOptions(lora or [], lora_dir or [], embedding or [], vae, allow_partial),
+        addons=AddonOptions(
+            lora or [],
+            lora_dir or [],
+            embedding or [],
+            vae,
+            ControlOptions(
+                control or [], control_image or [], control_strength or [], control_start or [], control_end or []
+            ),
+            allow_partial,
+        ),
     )
 
 

@@ -1,12 +1,85 @@
 """The options of `diafano generate` that add something to the model: what they become for `diafano.load`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diafano.errors import UserError
+
+if TYPE_CHECKING:
+    from diafano.controlnet import Control
+    from diafano.stable_diffusion import StableDiffusion
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """ControlNets and their pictures, as they were typed; of each of the lists one for each network, or one for all."""
+
+    networks: Sequence[Path] = ()
+    pictures: Sequence[Path] = ()
+    strengths: Sequence[float] = ()
+    starts: Sequence[float] = ()
+    ends: Sequence[float] = ()
+
+    def controls(
+        self, model: "StableDiffusion", recorded: Mapping[str, str], *, allow_partial: bool
+    ) -> tuple[list["Control"], list[str]]:
+        """The controls, and what a picture had of them that is not here.
+
+        Where nothing is typed, a network acts as `recorded` (`Recorded.addons`) says of it.
+        """
+        from diafano.checkpoints.controlnet import load_controlnet
+        from diafano.controlnet import PICTURES, UNIT, Control, read_control
+        from diafano.picture import read_picture
+
+        if len(self.networks) != len(self.pictures):
+            raise UserError(
+                f"there are {len(self.networks)} --control and {len(self.pictures)} --control-image: give one picture"
+                " for each ControlNet"
+            )
+        units = {key: read_control(value) for key, value in recorded.items() if key.startswith(UNIT)}
+        hashes = recorded.get(PICTURES, "").split(", ")
+        made: list[Control] = []
+        lost: list[str] = []
+        for index, (source, picture) in enumerate(zip(self.networks, self.pictures, strict=True)):
+            network = load_controlnet(source, model, allow_partial=allow_partial)
+            said = units.get(f"{UNIT}{index}", {})
+            said = said if said.get("model", "").endswith(f"[{network.hash}]") else {}
+            numbers = [
+                self._number(typed, index, option, said.get(key, default))
+                for typed, option, key, default in (
+                    (self.strengths, "strength", "weight", "1"),
+                    (self.starts, "start", "guidance start", "0"),
+                    (self.ends, "end", "guidance end", "1"),
+                )
+            ]
+            made.append(Control(network, read_picture(picture), *numbers))
+            if said:
+                del units[f"{UNIT}{index}"]
+                if hashes[index : index + 1] not in ([made[-1].picture_hash], [""], []):
+                    lost.append(f"{PICTURES}: {hashes[index]} ({picture} is another one)")
+        lost += [
+            f"{key}: {said.get('model', '')} (give it with --control and --control-image)"
+            for key, said in units.items()
+        ]
+        return made, lost
+
+    def _number(self, typed: Sequence[float], index: int, option: str, otherwise: str) -> float:
+        if len(typed) not in (0, 1, len(self.networks)):
+            raise UserError(
+                f"there are {len(typed)} --control-{option} and {len(self.networks)} --control: give one, or one for"
+                " each"
+            )
+        if typed:
+            return typed[0] if len(typed) == 1 else typed[index]
+        try:
+            return float(otherwise)
+        except ValueError:
+            raise UserError(
+                f"the picture says {otherwise!r} of its ControlNet's {option}: give --control-{option}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -18,6 +91,7 @@ class AddonOptions:
     lora_dir: Sequence[Path] = ()
     embedding: Sequence[Path] = ()
     vae: Path | None = None
+    control: ControlOptions = ControlOptions()
     allow_partial: bool = False
 
     @property

@@ -65,8 +65,10 @@ def generate(
             settings = with_overrides(recorded, settings)
         over, painted = (None if path is None else read_picture(path) for path in (image, mask))
         model = diafano.load(source, **loading, **addons.loading())
+        was = {} if recorded is None else recorded.addons
+        controls, lost = addons.control.controls(model, was, allow_partial=addons.allow_partial)
         if recorded is not None:
-            prompt = _honoured(recorded, prompt, model, addons)
+            prompt = _honoured(recorded, prompt, model, addons, lost)
         assert prompt is not None
         prompt = addons.spoken(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, **settings)
@@ -80,7 +82,7 @@ def generate(
                 strip(step, sigma, noisy, clean)  # type: ignore[arg-type]
 
         progress.update(bar, description="drawing", total=steps * len(model.batches(request)))
-        pictures = model.draw(request, on_step, start)
+        pictures = model.draw(request, on_step, start, controls)
 
     paths = name_files(output, prompt, _seeds(request))
     for path, picture in zip(paths, pictures, strict=True):
@@ -126,9 +128,11 @@ def _recorded(path: Path) -> "Recorded":
     return read_recorded(text)
 
 
-def _honoured(recorded: "Recorded", prompt: str | None, model: "StableDiffusion", addons: "AddonOptions") -> str:
+def _honoured(
+    recorded: "Recorded", prompt: str | None, model: "StableDiffusion", addons: "AddonOptions", lost: list[str]
+) -> str:
     """The prompt to draw, and notes about what keeps the picture from being the same."""
-    lost = list(recorded.ignored)
+    lost = [*recorded.ignored, *lost]
     if prompt is None:
         prompt, missing = model.addons.honoured(recorded.prompt, recorded.addons, addons.lora_names)
         lost += missing

@@ -139,6 +139,24 @@ Vae = Annotated[
         help="Another autoencoder: diffusers' folder of one, or of a model, or an original file.", metavar="SOURCE"
     ),
 ]
+ControlNet = Annotated[
+    list[Path] | None,
+    typer.Option("--control", help="ControlNet, diffusers' folder or a file; may be repeated.", metavar="SOURCE"),
+]
+ControlImage = Annotated[
+    list[Path] | None,
+    typer.Option(help="Picture that the ControlNet is to follow: edges, a pose, what it knows.", metavar="PICTURE"),
+]
+ControlStrength = Annotated[
+    list[float] | None, typer.Option(help="How strongly the ControlNet acts. Default: 1.", metavar="S")
+]
+ControlStart = Annotated[
+    list[float] | None, typer.Option(help="Share of the steps before it acts. Default: 0.", metavar="SHARE")
+]
+ControlEnd = Annotated[
+    list[float] | None,
+    typer.Option(help="Share of the steps after which it acts no more. Default: 1.", metavar="SHARE"),
+]
 AllowPartial = Annotated[
     bool, typer.Option("--allow-partial", help="Apply an add-on even if the model has no place for some of it.")
 ]

@@ -75,6 +75,11 @@ class InitImage:
 
         return network
 
+    def beside(self, picture: Image.Image) -> Image.Image:
+        """Another picture of the same scene, scaled and cut as this one is drawn."""
+        whole = fit(as_rgb(picture), *self.picture.size)
+        return whole if self.window is None else self.window.scaled(whole)
+
     def pasted(self, drawn: Image.Image) -> Image.Image:
         """The drawn picture inside the mask, the old one outside, bit for bit; between them a blend by the mask."""
         if self.mask is None or self.window is None:

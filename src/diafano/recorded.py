@@ -22,8 +22,11 @@ from diafano.schedules import AUTOMATIC, find_schedule
 OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 """What A1111's text calls the samplers' options."""
 
-ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes")
+ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes", "Control pictures")
 """Settings that tell of a model's add-ons: see `addons.Addons`."""
+
+CONTROLS = "ControlNet "
+"""How a setting of a ControlNet begins, see `controlnet.recorded_controls`."""
 
 READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("Steps", "steps", int),
@@ -120,9 +123,9 @@ def read_recorded(text: str) -> Recorded:
     if find_profile(settings["like"]).one_generator_for_all and "Batch pos" in pairs:
         settings["batch_size"] = _read(int, "Batch size", pairs.get("Batch size", ""))
         settings["batch_position"] = _read(int, "Batch pos", pairs["Batch pos"])
-    ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD]
+    addons = {key: value for key, value in pairs.items() if key in ADDONS or key.startswith(CONTROLS)}
+    ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD | addons.keys()]
     model = pairs.get("Model", f"hash {pairs['Model hash']}" if "Model hash" in pairs else None)
-    addons = {key: pairs[key] for key in ADDONS if key in pairs}
     return Recorded(found.prompt, settings, model, tuple(ignored), addons)
 
 

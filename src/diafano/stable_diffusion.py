@@ -12,6 +12,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, Unpack
 
 import torch
@@ -21,13 +22,14 @@ from torch import Tensor
 from diafano.addons import Addons
 from diafano.autoencoder import Autoencoder
 from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
+from diafano.controlnet import Control, Controlled, recorded_controls
 from diafano.denoiser import Denoiser, Network
 from diafano.errors import UserError
 from diafano.from_picture import InitImage, check_no_picture_is_needed, init_image, over_picture_settings
 from diafano.lora import merged
 from diafano.lora_tags import without_tags
 from diafano.noise import NoiseSchedule
-from diafano.picture import to_picture, with_parameters
+from diafano.picture import fit, to_picture, with_parameters
 from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
@@ -105,6 +107,7 @@ class StableDiffusion:
         *,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
+        controls: Sequence[Control] = (),
         on_step: OnStep | None = None,
         **settings: Unpack[Settings],
     ) -> list[Image.Image]:
@@ -118,11 +121,13 @@ class StableDiffusion:
         size or the nearest; with a `mask` only where that is white, with `outpaint` beyond its sides. See
         `request_parts.OverPicture` and docs/from_a_picture.md.
 
+        `controls` are pictures that it is to follow, see `controlnet.Control`.
+
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
         """
         request, start = self.prepare(prompt, image=image, mask=mask, **settings)
-        return self.draw(request, on_step, start)
+        return self.draw(request, on_step, start, controls)
 
     def prepare(
         self,
@@ -195,21 +200,27 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def draw(
-        self, request: Request, on_step: OnStep | None = None, start: InitImage | None = None
+        self,
+        request: Request,
+        on_step: OnStep | None = None,
+        start: InitImage | None = None,
+        controls: Sequence[Control] = (),
     ) -> list[Image.Image]:
-        """The request's pictures, drawn over `start` if there is one.
+        """The request's pictures, drawn over `start` if there is one and after the pictures of the `controls`.
 
         `on_step` is called once for each step of each of `batches`, steps from 0 on.
         """
         sigmas = self.sigmas(request)
         loras = self.addons.loras_of(request.prompt)
         said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
-        noted = self.addons.recorded(loras, self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}"))
+        words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
+        noted = self.addons.recorded(loras, words) | recorded_controls(controls)
         pictures: list[Image.Image] = []
         with merged(self.unet, self.text_encoder, loras):
             run = self.conditionings(request, len(sigmas) - 1)
             for places in self.batches(request):
-                latent = self.denoise(run, sigmas, request, self.noise_source(request, places), on_step, start)
+                source = self.noise_source(request, places)
+                latent = self.denoise(run, sigmas, request, source, on_step, start, controls)
                 for place, pixels in zip(places, self.decode(latent), strict=True):
                     drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
                     pictures.append(with_parameters(drawn, recorded_text(said, place, self.card.name, noted)))
@@ -280,6 +291,7 @@ class StableDiffusion:
         noise_source: Callable[[], Tensor],
         on_step: OnStep | None = None,
         start: InitImage | None = None,
+        controls: Sequence[Control] = (),
     ) -> Tensor:
         """From noise at ``sigmas[0]`` to clean latents (batch, 4, h, w), told in each step what `run` says."""
         profile, sampler = find_profile(request.like), find_sampler(request.sampler)
@@ -289,20 +301,22 @@ class StableDiffusion:
         noisy = profile.start(noise, sampler, self.schedule, sigmas[0])
         if start is not None and request.strength != 1.0:
             noisy = start.noised(noise, sigmas[0])
-        network: Network = self.unet
+        scaled = partial(fit, width=request.size[0], height=request.size[1]) if start is None else start.beside
+        network: Network
+        network = unet = Controlled(self.unet, controls, scaled, len(sigmas) - 1, like=request.like)
         if self.unet.config.in_channels > noise.shape[1]:
             if start is None or start.latent_mask is None:
                 raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
-            network = start.inpainting(self.unet)
+            network = start.inpainting(unet)
         denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype)
         guide = Guide(run, denoiser, request.guidance, len(noise))
 
         def watch(info: StepInfo) -> None:
-            guide.step = info.step + 1
+            guide.step = unet.step = info.step + 1
             if on_step is not None:
                 on_step(info.step, info.sigma, info.x, info.clean)
 
-        denoise = guide if start is None or network is not self.unet else start.keep(guide)
+        denoise = guide if start is None or network is not unet else start.keep(guide)
         options = request.sampler_options
         function = profile.function(sampler, self.schedule)
         latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)

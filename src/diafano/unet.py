@@ -4,6 +4,8 @@ Ronneberger et al. 2015; Ho et al. 2020; with cross-attention to the text, Romba
 configuration decides widths and depth; the defaults are Stable Diffusion v1's (859,520,964 parameters).
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -52,6 +54,14 @@ class UNetConfig(BaseModel):
     @property
     def time_width(self) -> int:
         return 4 * self.widths[0]
+
+    @property
+    def skip_widths(self) -> list[int]:
+        """Channels of the maps that the way up is handed, the first and finest first."""
+        found = [self.widths[0]]
+        for level, width in enumerate(self.widths):
+            found += [width] * (self.layers + (level < len(self.widths) - 1))
+        return found
 
     def residual(self, in_channels: int, out_channels: int) -> ResidualBlock:
         return ResidualBlock(in_channels, out_channels, groups=self.groups, eps=EPS, time_width=self.time_width)
@@ -133,6 +143,22 @@ class UpLevel(nn.Module):
         return x
 
 
+@dataclass(frozen=True)
+class Residuals:
+    """What is added to the maps of a UNet's way down before its way up takes them."""
+
+    skips: list[Tensor]
+    """One for each skip connection, `UNetConfig.skip_widths` channels each."""
+    middle: Tensor
+
+    def scaled(self, factor: float) -> "Residuals":
+        return Residuals([factor * skip for skip in self.skips], factor * self.middle)
+
+    def plus(self, other: "Residuals") -> "Residuals":
+        skips = [one + two for one, two in zip(self.skips, other.skips, strict=True)]
+        return Residuals(skips, self.middle + other.middle)
+
+
 class UNet(nn.Module):
     """latent (b, 4, h, w), timestep (b,), text (b, tokens, text_width) -> (b, 4, h, w), for any h and w.
 
@@ -147,16 +173,13 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], config.time_width)
 
-        self.down_blocks = nn.ModuleList()
-        skip_channels = [widths[0]]
-        for level, (before, after) in enumerate(widths_in_turn(widths)):
-            self.down_blocks.append(DownLevel(config, level, before, after))
-            skip_channels += [after] * (layers + (level < len(widths) - 1))
-
+        self.down_blocks = nn.ModuleList(
+            DownLevel(config, level, before, after) for level, (before, after) in enumerate(widths_in_turn(widths))
+        )
         self.mid_block = MiddleLevel(config)
 
         self.up_blocks = nn.ModuleList()
-        entering = widths[-1]
+        entering, skip_channels = widths[-1], config.skip_widths
         for level in reversed(range(len(widths))):
             taken = [skip_channels.pop() for _ in range(layers + 1)]
             self.up_blocks.append(UpLevel(config, level, entering, taken))
@@ -165,7 +188,8 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=EPS)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, timestep: Tensor, text: Tensor, residuals: Residuals | None = None) -> Tensor:
+        """`residuals` are added to what the way down hands on, see `controlnet`."""
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.widths[0]).to(latent.dtype))
         x: Tensor = self.conv_in(latent)
         skips = [x]
@@ -173,6 +197,9 @@ class UNet(nn.Module):
             x, made = down(x, time, text)
             skips += made
         x = self.mid_block(x, time, text)
+        if residuals is not None:
+            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
+            x = x + residuals.middle
         for up in self.up_blocks:
             x = up(x, time, text, skips)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))

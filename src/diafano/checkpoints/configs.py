@@ -70,6 +70,13 @@ UNET_NEUTRAL: Final = (
     "projection_class_embeddings_input_dim",
 )
 
+CONTROLNET_FIXED: Final[dict[str, Any]] = {
+    "conditioning_channels": 3,
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+HINT_WIDTHS: Final = "conditioning_embedding_out_channels"
+
 AUTOENCODER_FIXED: Final[dict[str, Any]] = {"act_fn": "silu"}
 AUTOENCODER_FIXED_RARE: Final[dict[str, Any]] = {
     "latents_mean": None,
@@ -126,6 +133,19 @@ def read_unet_config(json: Json, where: str) -> UNetConfig:
     )
     _check_known(json, [*UNET_FIXED, *UNET_FIXED_RARE, *UNET_NEUTRAL, *names.split()], where)
     return _checked(UNetConfig, translated, where)
+
+
+def read_controlnet_config(json: Json, where: str) -> tuple[UNetConfig, tuple[int, ...]]:
+    """ControlNetModel's config: that of the UNet whose way down it copies, and the widths of its hint encoder."""
+    _check_class(json, "ControlNetModel", where)
+    _check_fixed(json, CONTROLNET_FIXED, where)
+    down = json.get("down_block_types", ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",))
+    up = [str(kind).replace("DownBlock", "UpBlock") for kind in reversed(down)]
+    own = (*CONTROLNET_FIXED, HINT_WIDTHS)
+    as_unet = {key: value for key, value in json.items() if key not in own} | {"up_block_types": up}
+    config = read_unet_config(as_unet | {"_class_name": "UNet2DConditionModel"}, where)
+    widths = tuple(json.get(HINT_WIDTHS, (16, 32, 96, 256)))
+    return config.model_copy(update={"out_channels": config.in_channels}), widths
 
 
 def unet_json(config: UNetConfig, sample_size: int | list[int]) -> dict[str, Any]:
