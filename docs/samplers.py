@@ -27,7 +27,8 @@ from line_chart import Level, Line, line_chart
 from torch import Tensor
 
 import diafano
-from diafano.denoiser import Denoiser, guided
+from diafano.denoiser import Denoiser
+from diafano.guidance import guided
 from diafano.samplers import SAMPLERS, Sampler, find_sampler
 from diafano.schedules import AUTOMATIC, SCHEDULES
 from diafano.stable_diffusion import StableDiffusion

@@ -97,11 +97,13 @@ def test_every_setting_arrives(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ["generate", "two apples", "--model", str(tiny_folder), "--output", str(tmp_path / "a.jpg")]
     arguments += ["--negative", "a fox", "--steps", "2", "--guidance", "3.5", "--sampler", "euler_ancestral"]
     arguments += ["--schedule", "karras", "--seed", "11", "--size", "128x64", "--eta", "0.5", "--dtype", "float32"]
+    arguments += ["--guidance-interval", "0,0.5", "--guidance-rescale", "0.7"]
     assert cli.run([*arguments, "--device", "cpu"]) == 0
     lines = (read_parameters(tmp_path / "a.jpg") or "").splitlines()
     assert lines[:2] == ["two apples", "Negative prompt: a fox"]
     for setting in ("Steps: 2", "Euler a", "Karras", "CFG scale: 3.5", "Seed: 11", "Size: 128x64", "Eta: 0.5"):
         assert setting in lines[2]
+    assert 'Guidance interval: "0,0.5", Guidance rescale: 0.7' in lines[2]
     assert read_picture(tmp_path / "a.jpg").size == (128, 64)
 
 
@@ -163,6 +165,9 @@ WRONG = {
     "malformed size": ["--size", "100"],
     "unknown sampler": ["--sampler", "dpm5"],
     "guidance NaN": ["--guidance", "nan"],
+    "guidance with a gap": ["--guidance", "7:"],
+    "guidance interval": ["--guidance-interval", "0.8,0.2"],
+    "guidance rescale": ["--guidance-rescale", "1.5"],
     "missing folder": ["--output", "absent/a.png"],
     "unknown schedule": ["--schedule", "steep"],
     "negative seed": ["--seed", "-1"],

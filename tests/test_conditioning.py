@@ -23,7 +23,8 @@ def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
 
 
 def noise_at(prompt: str, negative: str, step: int, *, steps: int = 4, guidance: float = 2.0) -> float:
-    guide = Guide(conditioning_of_steps(prompt, negative, steps, embed), Denoiser(network, SCHEDULE), guidance, 2)
+    run = conditioning_of_steps(prompt, negative, steps, embed)
+    guide = Guide(run, Denoiser(network, SCHEDULE), [guidance] * steps, 2)
     guide.step = step
     x = torch.zeros(2, 1, 1, 1)
     return float(-guide(x, 1.0)[0, 0, 0, 0])  # clean = x - sigma * noise

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diafano.denoiser import Denoiser, guided
+from diafano.denoiser import Denoiser
 from diafano.errors import UserError
+from diafano.guidance import guided
 from diafano.noise import NoiseSchedule, ScheduleConfig
 
 MEAN, SPREAD = 0.7, 0.5

@@ -80,12 +80,19 @@ def pipeline(folder: Path) -> Any:
     return opened
 
 
-def theirs(opened: Any, prompt: str, negative: str, *, seed: int, steps: int, guidance: float) -> Image.Image:
+def theirs(
+    opened: Any, prompt: str, negative: str, *, seed: int, steps: int, guidance: float, **more: Any
+) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         generator = torch.Generator("cpu").manual_seed(seed)
         return opened(
-            prompt, negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance, generator=generator
+            prompt,
+            negative_prompt=negative,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generator,
+            **more,
         ).images[0]
 
 
@@ -118,6 +125,39 @@ def test_fifty_steps_without_guidance_and_another_size(model: StableDiffusion, t
         "a fox", width=96, height=64, num_inference_steps=3, generator=torch.Generator("cpu").manual_seed(2)
     ).images[0]
     assert psnr(model.generate("a fox", size=(96, 64), steps=3, seed=2)[0], wide) >= 70.0
+
+
+@pytest.mark.parametrize("name", ["v1", "v1, v"])
+def test_rescaled_guidance_is_diffusers(model: StableDiffusion, tmp_path: Path, name: str) -> None:
+    ours = StableDiffusion(**{**vars(model), "schedule": NoiseSchedule(SCHEDULES[name])})
+    save_folder(ours, tmp_path / "model")
+    said: dict[str, Any] = {"seed": 7, "steps": 12, "guidance": 12.0, "guidance_rescale": 0.7}
+    picture = theirs(pipeline(tmp_path / "model"), "a red apple", "a blue fox", **said)
+    drawn = ours.generate("a red apple", negative="a blue fox", **said)[0]
+    assert psnr(drawn, picture) >= 60.0
+    assert psnr(ours.generate("a red apple", negative="a blue fox", **{**said, "guidance_rescale": 0.0})[0], drawn) < 40
+
+
+def test_guidance_that_falls_and_ends_is_diffusers_with_a_callback(model: StableDiffusion, tmp_path: Path) -> None:
+    """Dynamic guidance as diffusers' documentation does it: the callback sets it, and halves the batch at the end."""
+    save_folder(model, tmp_path / "model")
+    opened = pipeline(tmp_path / "model")
+    steps, last = 11, 4
+
+    def after_step(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 9.0 - 0.6 * (step + 1)
+        if step + 1 == last:
+            tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[-1]
+        if step + 1 >= last:
+            pipe._guidance_scale = 1.0
+        return tensors
+
+    more = {"callback_on_step_end": after_step, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    picture = theirs(opened, "a red apple", "a blue fox", seed=7, steps=steps, guidance=9.0, **more)
+    said: dict[str, Any] = {"negative": "a blue fox", "seed": 7, "steps": steps, "guidance": "9:3"}
+    drawn = model.generate("a red apple", guidance_interval=(0.0, last / steps), **said)[0]
+    assert psnr(drawn, picture) >= 70.0
+    assert psnr(model.generate("a red apple", **said)[0], drawn) < 60.0
 
 
 LIKE_DIFFUSERS: list[tuple[str, str, str | None, dict[str, Any]]] = [

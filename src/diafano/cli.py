@@ -68,6 +68,8 @@ def generate(
     negative: option.Negative = None,
     steps: option.Steps = None,
     guidance: option.Guidance = None,
+    guidance_interval: option.GuidanceInterval = None,
+    guidance_rescale: option.GuidanceRescale = None,
     sampler: option.Sampler = None,
     schedule: option.Schedule = None,
     seed: option.Seed = None,

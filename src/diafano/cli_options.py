@@ -55,10 +55,20 @@ Redrawn = Annotated[
 Negative = Annotated[str | None, typer.Option(help="What the picture does not show.", metavar="TEXT")]
 Steps = Annotated[int | None, typer.Option(help="Steps from noise to picture. Default: the model's own.", metavar="N")]
 Guidance = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        help="How strictly to follow the prompt; 1 takes half the time. Default: the model's own.", metavar="G"
+        help="How strictly to follow the prompt; 1 takes half the time. 7:3 goes from 7 to 3 on the way. Default: the"
+        " model's own.",
+        metavar="G[:G]",
     ),
+]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(help="Shares of the steps from which and up to which there is guidance: 0.2,0.8.", metavar="A,B"),
+]
+GuidanceRescale = Annotated[
+    float | None,
+    typer.Option(help="How far to undo what guidance does to the picture's contrast, 0 to 1. Default: 0.", metavar="R"),
 ]
 Sampler = Annotated[
     str | None,

@@ -7,9 +7,11 @@ after the other ([a:b:0.5], [a|b]).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from diafano.denoiser import Denoise, Denoiser, guided
+from diafano.denoiser import Denoiser
+from diafano.guidance import Guided, guiding, rescaled
 from diafano.prompt_syntax import at_steps, composition
 
 Embed = Callable[[str], Tensor]
@@ -25,24 +27,32 @@ class Conditioning:
     negative: Tensor
     """(tokens, width)."""
 
-    def guide(self, denoiser: Denoiser, guidance: float, batch: int) -> Denoise:
-        """``negative + guidance * sum of weight * (positive - negative)`` (Liu et al. 2022, arXiv 2206.01714)."""
+    def guide(self, denoiser: Denoiser, batch: int, rescale: float = 0.0) -> Guided:
+        """``negative + guidance * sum of weight * (positive - negative)`` (Liu et al. 2022, arXiv 2206.01714).
+
+        `rescale` is `guidance.rescaled`'s, with the sum at guidance 1 as the estimate with the prompt.
+        """
         (first, weight), *others = self.positive
-        if not others and len(first) == len(self.negative):
-            return guided(denoiser, first.expand(batch, -1, -1), self.negative[None], guidance * weight)
-        factors = [guidance * weight for _, weight in self.positive]
+        if not others and len(first) == len(self.negative) and weight == 1.0:
+            return guiding(denoiser, first.expand(batch, -1, -1), self.negative[None], rescale)
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
+        def guided(x: Tensor, sigma: float, guidance: float) -> Tensor:
             # One by one: texts of different lengths do not fit into one batch.
-            positives = [denoiser(x, sigma, text.expand(len(x), -1, -1)) for text, _ in self.positive]
-            clean = sum(factor * positive for factor, positive in zip(factors, positives, strict=True))
-            rest = 1.0 - sum(factors)
-            if rest != 0.0:
-                clean = clean + rest * denoiser(x, sigma, self.negative.expand(len(x), -1, -1))
-            assert isinstance(clean, Tensor)
-            return clean
+            def ask(text: Tensor) -> Tensor:
+                return denoiser(x, sigma, text.expand(len(x), -1, -1))
 
-        return denoise
+            towards = torch.stack([weight * ask(text) for text, weight in self.positive]).sum(dim=0)
+            missing = 1.0 - sum(weight for _, weight in self.positive)
+            rest = 1.0 - guidance * (1.0 - missing)
+            if rest == 0.0 and (missing == 0.0 or rescale == 0.0):
+                return guidance * towards
+            without = ask(self.negative)
+            clean = guidance * towards + rest * without
+            if rescale == 0.0 or guidance in (0.0, 1.0):
+                return clean
+            return rescaled(denoiser, x, sigma, clean, towards + missing * without, rescale)
+
+        return guided
 
 
 def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed) -> list[Conditioning]:
@@ -70,10 +80,19 @@ def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed) 
 class Guide:
     """`denoise` for a whole run, by each step's conditioning. Whoever runs the sampler sets `step`, 0 at first."""
 
-    def __init__(self, run: Sequence[Conditioning], denoiser: Denoiser, guidance: float, batch: int) -> None:
+    def __init__(
+        self,
+        run: Sequence[Conditioning],
+        denoiser: Denoiser,
+        guidance: Sequence[float],
+        batch: int,
+        rescale: float = 0.0,
+    ) -> None:
+        """`guidance` is that of each step, see `guidance.guidance_of_steps`."""
         self.step = 0
-        guides = {id(one): one.guide(denoiser, guidance, batch) for one in run}
-        self._steps = [guides[id(one)] for one in run]
+        guides = {id(one): one.guide(denoiser, batch, rescale) for one in run}
+        self._steps = [(guides[id(one)], strength) for one, strength in zip(run, guidance, strict=True)]
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        return self._steps[min(self.step, len(self._steps) - 1)](x, sigma)
+        guided, guidance = self._steps[min(self.step, len(self._steps) - 1)]
+        return guided(x, sigma, guidance)

@@ -15,6 +15,7 @@ from diafano.errors import UserError
 from diafano.infotext import infotext, parse_infotext
 from diafano.profiles import GENERATORS, find_profile
 from diafano.request import Request, Settings, checked, with_one_schedule
+from diafano.request_guidance import READ_GUIDANCE, recorded_guidance
 from diafano.request_parts import READ_PARTS, OverPicture, recorded_parts, recorded_variation
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
@@ -30,7 +31,7 @@ CONTROLS = "ControlNet "
 
 READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("Steps", "steps", int),
-    ("CFG scale", "guidance", float),
+    *READ_GUIDANCE,
     ("Seed", "seed", int),
     ("Size", "size", str),
     ("Clip skip", "clip_skip", int),
@@ -76,7 +77,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "Steps": request.steps,
         "Sampler": find_sampler(request.sampler).label,
         "Schedule type": find_schedule(request.schedule).label,
-        "CFG scale": request.guidance,
+        "CFG scale": None,  # here only for its place in A1111's order
         "Seed": request.seed + place if request.seed_counts else request.seed,
         "Size": f"{request.size[0]}x{request.size[1]}",
         "Model": model,
@@ -89,6 +90,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "RNG": request.rng,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
+        **recorded_guidance(request),
         **({} if addons is None else addons),
         "Like": request.like,
         "Version": f"diafano {__version__}",

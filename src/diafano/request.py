@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from diafano.errors import UserError
 from diafano.profiles import find_profile
+from diafano.request_guidance import HowGuided, HowGuidedSettings
 from diafano.request_parts import OverPicture, OverPictureSettings, Seed, Variation, VariationSettings
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
@@ -116,13 +117,12 @@ class ModelCard(BaseModel):
     """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
 
 
-class Request(OverPicture, Variation):
+class Request(OverPicture, Variation, HowGuided):
     """Everything that decides which pictures are drawn, apart from the model and from pictures to draw over."""
 
     prompt: Text
     negative: Text = ""
     steps: Steps
-    guidance: Guidance
     sampler: SamplerName
     schedule: ScheduleName
     seed: Seed
@@ -172,12 +172,11 @@ class Request(OverPicture, Variation):
         return {name: value for name, value in options.items() if value is not None}
 
 
-class Settings(OverPictureSettings, VariationSettings, total=False):
+class Settings(OverPictureSettings, VariationSettings, HowGuidedSettings, total=False):
     """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
 
     negative: str | None
     steps: int | None
-    guidance: float | None
     sampler: str | None
     schedule: str | None
     seed: int | None

@@ -26,6 +26,7 @@ from diafano.controlnet import Control, Controlled, recorded_controls
 from diafano.denoiser import Denoiser, Network
 from diafano.errors import UserError
 from diafano.from_picture import InitImage, check_no_picture_is_needed, init_image, over_picture_settings
+from diafano.guidance import guidance_of_steps
 from diafano.lora import merged
 from diafano.lora_tags import without_tags
 from diafano.noise import NoiseSchedule
@@ -309,7 +310,8 @@ class StableDiffusion:
                 raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
             network = start.inpainting(unet)
         denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype)
-        guide = Guide(run, denoiser, request.guidance, len(noise))
+        guidance = guidance_of_steps(request.guidance, request.guidance_interval, len(run))
+        guide = Guide(run, denoiser, guidance, len(noise), request.guidance_rescale)
 
         def watch(info: StepInfo) -> None:
             guide.step = unet.step = info.step + 1
