@@ -31,6 +31,7 @@ LAYERS = [
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
+    {"second_pass"},
     {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading"},
     {"request", "recorded"},
     {"request_parts", "request_guidance"},
@@ -38,7 +39,7 @@ LAYERS = [
     {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance"},
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
-    {"masks", "outpainting"},
+    {"masks", "outpainting", "upscaling"},
     {"errors", "memory", "threads", "prompt_syntax", "lora_tags", "comfyui_syntax"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}

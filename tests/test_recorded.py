@@ -176,7 +176,6 @@ def test_what_cannot_be_honoured_is_said(tiny_folder: Path, tmp_path: Path, caps
         "Denoising strength": "0.7",
         "ENSD": "31337",
         "Face restoration": "CodeFormer",
-        "Hires upscale": "2",
         "Lora hashes": '"detail: 12ab, two: 34cd"',
     }
     line = LINE.format(sampler="Euler").replace("tiny", "other model")

@@ -72,7 +72,7 @@ def generate(
         assert prompt is not None
         prompt = addons.spoken(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, **settings)
-        steps = len(model.sigmas(request)) - 1
+        steps = model.steps_of(request)
         _tell_of_chunks(model, request)
         strip = None if filmstrip is None else Filmstrip(model, steps)
 

@@ -126,6 +126,23 @@ Outpaint = Annotated[
         help="Pixels to add on each side of the picture, such as left=64,top=32 or all=64.", metavar="SIDE=PIXELS,..."
     ),
 ]
+Hires = Annotated[
+    float | None,
+    typer.Option(help="Draw the picture again so many times larger, over what was drawn first.", metavar="FACTOR"),
+]
+HiresSize = Annotated[str | None, typer.Option(help="Width and height of that, instead of a factor.", metavar="WxH")]
+HiresSteps = Annotated[int | None, typer.Option(help="Its steps. Default: as many as the first.", metavar="N")]
+HiresStrength = Annotated[
+    float | None, typer.Option(help="How much of the first picture goes, 0 to 1. Default: 0.7.", metavar="S")
+]
+HiresUpscaler = Annotated[
+    str | None,
+    typer.Option(
+        help="How the first picture is made larger: latent, latent-antialiased, latent-bicubic,"
+        " latent-bicubic-antialiased, latent-nearest, latent-nearest-exact, lanczos or nearest. Default: latent.",
+        metavar="NAME",
+    ),
+]
 Lora = Annotated[
     list[str] | None,
     typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),

@@ -55,8 +55,11 @@ class Conditioning:
         return guided
 
 
-def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed) -> list[Conditioning]:
-    """What A1111's syntax says for each step. Equal texts are embedded once."""
+def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed, before: int = 0) -> list[Conditioning]:
+    """What A1111's syntax says for each step, of a second pass after so many steps `before`.
+
+    Equal texts are embedded once.
+    """
     known: dict[str, Tensor] = {}
 
     def look_up(text: str) -> Tensor:
@@ -65,8 +68,8 @@ def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed) 
         return known[text]
 
     parts = composition(prompt)
-    texts = list(zip(*(at_steps(part.text, steps) for part in parts), strict=True))
-    negatives = at_steps(negative, steps)
+    texts = list(zip(*(at_steps(part.text, steps, before) for part in parts), strict=True))
+    negatives = at_steps(negative, steps, before)
     made: dict[tuple[tuple[str, ...], str], Conditioning] = {}
     run = []
     for words, without in zip(texts, negatives, strict=True):

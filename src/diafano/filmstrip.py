@@ -36,6 +36,7 @@ class Filmstrip:
             raise UserError("a filmstrip has no frames before a picture was drawn: pass it as on_step first")
         pictures = []
         for row in self._rows:
-            frames = torch.stack(row, dim=1)  # (batch, frames, 4, h, w)
-            pictures += [to_picture(pixels) for pixels in self._model.decode(frames.flatten(0, 1))]
+            # One by one: those of a second pass are larger.
+            frames = [[to_picture(pixels) for pixels in self._model.decode(frame)] for frame in row]
+            pictures += [picture for frames_of_one in zip(*frames, strict=True) for picture in frames_of_one]
         return grid(pictures, columns=len(self._wanted))

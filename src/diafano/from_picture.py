@@ -35,10 +35,10 @@ STRENGTH = 0.75
 class InitImage:
     """The picture to draw from."""
 
-    picture: Image.Image
-    """RGB, of its own size."""
     latent: Tensor
-    """(1, 4, h, w), float32: of the picture, or of its window, as it is before it is drawn over."""
+    """(1 or batch, 4, h, w), float32: of the picture, or of its window, as it is before it is drawn over."""
+    picture: Image.Image | None = None
+    """RGB, of its own size; None where nothing of it is kept."""
     mask: Image.Image | None = None
     """L, of the picture's size: 255 where the new picture counts alone, 0 where the old one stays as it is."""
     window: Window | None = None
@@ -77,12 +77,13 @@ class InitImage:
 
     def beside(self, picture: Image.Image) -> Image.Image:
         """Another picture of the same scene, scaled and cut as this one is drawn."""
+        assert self.picture is not None
         whole = fit(as_rgb(picture), *self.picture.size)
         return whole if self.window is None else self.window.scaled(whole)
 
     def pasted(self, drawn: Image.Image) -> Image.Image:
         """The drawn picture inside the mask, the old one outside, bit for bit; between them a blend by the mask."""
-        if self.mask is None or self.window is None:
+        if self.mask is None or self.window is None or self.picture is None:
             return drawn
         return Image.composite(self.window.put_back(drawn, self.picture), self.picture, self.mask)
 
@@ -107,6 +108,8 @@ def over_picture_settings(
 
     Raises UserError for settings that need a mask where there is none, and for a mask of another size.
     """
+    if settings.get("hires") is not None or settings.get("hires_size") is not None:
+        raise UserError("a second pass follows a picture drawn from text: leave out the image, or hires")
     given: Settings = {**settings}
     sides = settings.get("outpaint")
     if mask is None:
@@ -179,7 +182,7 @@ def encode_init_image(
 
     if mask is None:
         fitted = fit(picture, *size)
-        return InitImage(fitted, encode(to_pixels(fitted)))
+        return InitImage(encode(to_pixels(fitted)), fitted)
     soft = softened(hard(mask), blur)
     window = Window((0, 0, *picture.size), size) if padding is None else window_around(soft, size, padding)
     touched = window.touched(soft)
@@ -190,4 +193,4 @@ def encode_init_image(
     if content == "latent nothing":
         latent = latent.masked_fill(latent_mask, 0.0)
     seen = encode(pixels * (touched[0] == 0))
-    return InitImage(picture, latent, soft, window, latent_mask, seen, noise_inside=content == "latent noise")
+    return InitImage(latent, picture, soft, window, latent_mask, seen, noise_inside=content == "latent noise")

@@ -104,6 +104,8 @@ class Profile:
     """Between which sigmas the noise of stochastic equations is a Brownian path; None: each draw stands alone."""
     functions_for_v: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     """Samplers that are run otherwise with models that predict v, and how."""
+    second_pass_runs: Literal["share", "share and one", "of a longer run"] | None = None
+    """The same of a second pass (`second_pass`); None: as of any picture."""
     lacks: frozenset[str] = frozenset()
     """Samplers that the program does not have."""
     differs: Mapping[str, str] = field(default_factory=dict)
@@ -143,14 +145,18 @@ class Profile:
         return sigma * noise if self.starts_at_sigma(sampler, schedule, sigma) else schedule.start(noise, sigma)
 
     def part_of_run(
-        self, sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int, strength: float
+        self, sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int, strength: float, second: bool = False
     ) -> list[float]:
-        """The falling sigmas of drawing over a picture; at strength 0 one sigma, which is no step."""
-        if self.strength_runs == "of a longer run" and strength > 0:
+        """The falling sigmas of drawing over a picture; at strength 0 one sigma, which is no step.
+
+        `second`: the picture is the first pass's.
+        """
+        runs = self.second_pass_runs if second and self.second_pass_runs is not None else self.strength_runs
+        if runs == "of a longer run" and strength > 0:
             return self.grid(sampler, name, schedule, int(steps / strength))[-steps - 1 :]
         sigmas = self.grid(sampler, name, schedule, steps)
         run = int(strength * (len(sigmas) - 1))
-        if self.strength_runs == "share and one" and 0 < strength < 1:
+        if runs == "share and one" and 0 < strength < 1:
             run += 1
         return sigmas[len(sigmas) - 1 - run :]
 
@@ -204,6 +210,7 @@ PROFILES = {
         Profile(
             "a1111",
             strength_runs="share and one",
+            second_pass_runs="of a longer run",
             paths="of the whole run",
             start_noise=gpu,
             grid=grids.a1111_grid,

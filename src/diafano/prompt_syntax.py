@@ -112,16 +112,19 @@ def _stretches(pieces: list[tuple[str | None, float]]) -> list[list[Piece]]:
     return [stretch or [Piece("")] for stretch in stretches]
 
 
-def at_steps(text: str, steps: int) -> list[str]:
+def at_steps(text: str, steps: int, before: int = 0) -> list[str]:
     """The text of each step, from the first to the last: edits and swaps are carried out, emphasis stays as it is.
 
     ``[a:b:0.5]`` is a for the first half of the steps, ``[a:b:10]`` for the first 10, then b; ``[b:10]`` adds and
     ``[a::10]`` takes away. ``[a|b]`` is a in the first step, b in the second, and so on.
+
+    In a second pass, which comes after so many steps `before`, whole numbers go on counting and shares lie from 1 to
+    2, as in A1111: ``[a:b:0.5]`` is b in all of it.
     """
     if "[" not in text:
         return [text] * steps
     tree = _parse(text, 0, len(text), _partners(text))
-    return ["".join(_spoken(node, step, steps) for node in tree) for step in range(1, steps + 1)]
+    return ["".join(_spoken(node, step, steps, before) for node in tree) for step in range(1, steps + 1)]
 
 
 @dataclass(frozen=True)
@@ -207,17 +210,17 @@ def _outside_brackets(text: str, wanted: str, start: int, end: int, partners: di
     return found
 
 
-def _spoken(node: str | _Edit | _Swap, step: int, steps: int) -> str:
-    """The text of a node in that step, from 1."""
+def _spoken(node: str | _Edit | _Swap, step: int, steps: int, before: int) -> str:
+    """The text of a node in that step, from 1, of a pass after so many steps before."""
     if isinstance(node, str):
         return node
     if isinstance(node, _Swap):
         chosen = node.choices[(step - 1) % len(node.choices)]
     else:
         share = float(node.when)
-        when = min(steps, int(share * steps if "." in node.when else share))
+        when = min(steps, int((share - (before > 0)) * steps if "." in node.when else share - before))
         chosen = node.before if step <= when else node.after
-    return "".join(_spoken(inner, step, steps) for inner in chosen)
+    return "".join(_spoken(inner, step, steps, before) for inner in chosen)
 
 
 def _is_number(text: str) -> bool:

@@ -16,7 +16,14 @@ from diafano.infotext import infotext, parse_infotext
 from diafano.profiles import GENERATORS, find_profile
 from diafano.request import Request, Settings, checked, with_one_schedule
 from diafano.request_guidance import READ_GUIDANCE, recorded_guidance
-from diafano.request_parts import READ_PARTS, OverPicture, recorded_parts, recorded_variation
+from diafano.request_parts import (
+    READ_PARTS,
+    OverPicture,
+    read_second_pass,
+    recorded_parts,
+    recorded_second_pass,
+    recorded_variation,
+)
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
 
@@ -87,6 +94,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "Batch pos": None if alone or request.whole_batch == 1 else place,
         **recorded_variation(request, place if alone else 0),
         **recorded_parts(request),
+        **recorded_second_pass(request),
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "RNG": request.rng,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
@@ -117,7 +125,7 @@ def read_recorded(text: str) -> Recorded:
         settings["eta"] = _read(float, "Eta DDIM", pairs["Eta DDIM"])
     if settings.get("clip_skip") == 0:  # some programs say so of the last layer
         del settings["clip_skip"]
-    ignored += _read_sampler(pairs, settings)
+    ignored += read_second_pass(pairs, settings) + _read_sampler(pairs, settings)
     if "RNG" in pairs:
         rng = pairs["RNG"].upper().replace("NV", "GPU")
         settings["rng"] = rng if rng in GENERATORS else None
@@ -140,6 +148,8 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
     said = {name: value for name, value in given.items() if value is not None}
     settings = dict(recorded.settings)
     goes_with = {
+        "hires": ("hires_size",),
+        "hires_size": ("hires",),
         "sampler": ("schedule", *OPTIONS),
         "like": ("rng", "batch_size", "batch_position"),
         "variation_seed": ("batch_size", "batch_position"),

@@ -14,11 +14,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from diafano.errors import UserError
 from diafano.profiles import find_profile
 from diafano.request_guidance import HowGuided, HowGuidedSettings
-from diafano.request_parts import OverPicture, OverPictureSettings, Seed, Variation, VariationSettings
+from diafano.request_parts import (
+    OverPicture,
+    OverPictureSettings,
+    SecondPass,
+    SecondPassSettings,
+    Seed,
+    Size,
+    Steps,
+    Variation,
+    VariationSettings,
+)
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
-
-SMALLEST_EDGE, LARGEST_EDGE = 64, 2048  # pixels
 
 
 def _text(value: object) -> object:
@@ -73,26 +81,10 @@ def _taken_apart(name: Any) -> tuple[str, str] | None:
     return None
 
 
-def _size(value: object) -> object:
-    """``"512x768"`` or a pair of whole numbers -> (width, height)."""
-    pair: Any = value
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*", value.lower())):
-        pair = tuple(int(edge) for edge in match.groups())
-    if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(edge) is int for edge in pair)):
-        raise UserError(f"size {value!r} is not possible: give width and height, such as 512x512")
-    if not all(SMALLEST_EDGE <= edge <= LARGEST_EDGE for edge in pair):
-        raise UserError(
-            f"size {pair[0]}x{pair[1]} is not possible: width and height are {SMALLEST_EDGE} to {LARGEST_EDGE} pixels"
-        )
-    return tuple(pair)
-
-
 Text = Annotated[str, BeforeValidator(_text), Field(strict=True, description="text")]
-Steps = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 Guidance = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False, description="a number from 0 to 100")]
 SamplerName = Annotated[str, BeforeValidator(_sampler), Field(strict=True, description="the name of a sampler")]
 ScheduleName = Annotated[str, BeforeValidator(_schedule), Field(strict=True, description="the name of a schedule")]
-Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="width and height, such as 512x512")]
 LikeName = Annotated[str | None, BeforeValidator(_like), Field(description="the name of a program")]
 ClipSkip = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, the last layer, on")]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
@@ -117,7 +109,7 @@ class ModelCard(BaseModel):
     """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
 
 
-class Request(OverPicture, Variation, HowGuided):
+class Request(OverPicture, Variation, SecondPass, HowGuided):
     """Everything that decides which pictures are drawn, apart from the model and from pictures to draw over."""
 
     prompt: Text
@@ -172,7 +164,7 @@ class Request(OverPicture, Variation, HowGuided):
         return {name: value for name, value in options.items() if value is not None}
 
 
-class Settings(OverPictureSettings, VariationSettings, HowGuidedSettings, total=False):
+class Settings(OverPictureSettings, VariationSettings, SecondPassSettings, HowGuidedSettings, total=False):
     """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
 
     negative: str | None

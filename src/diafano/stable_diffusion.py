@@ -8,6 +8,7 @@
 The shapes are Stable Diffusion v1's.
 """
 
+import math
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +35,11 @@ from diafano.picture import fit, to_picture, with_parameters
 from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
-from diafano.request import LARGEST_EDGE, SMALLEST_EDGE, ModelCard, Request, Settings, checked, with_one_schedule
+from diafano.request import ModelCard, Request, Settings, checked, with_one_schedule
+from diafano.request_parts import LARGEST_EDGE, SMALLEST_EDGE
 from diafano.samplers import SAMPLERS, PathNoise, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
+from diafano.second_pass import enlarged, passes_of, steps_before
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer
@@ -178,6 +181,7 @@ class StableDiffusion:
                     f"the sampler {sampler.name} has no {option}, but {value} was given: leave it out, or use"
                     f" {', '.join(other.name for other in SAMPLERS.values() if option in other.options)}"
                 )
+        self.passes(request)
         if any(edge % self.size_step for edge in request.size):
             width, height = self.nearest_size(request.size)
             raise UserError(
@@ -193,9 +197,17 @@ class StableDiffusion:
         width, height = (min(max(1, round(scale * edge / step)) * step, largest) for edge in size)
         return width, height
 
+    def passes(self, request: Request) -> list[Request]:
+        """The request itself and, where it has a second pass at high resolution, that pass's request."""
+        return passes_of(request, self.size_step)
+
+    def steps_of(self, request: Request) -> int:
+        """How often `on_step` is called for each of `batches`: the steps of all passes."""
+        return sum(len(self.sigmas(one)) - 1 for one in self.passes(request))
+
     def batches(self, request: Request) -> list[range]:
         """The places (0 is the first picture's) of the pictures that are drawn together, batch by batch."""
-        at_once = max(1, BATCH_PIXELS // (request.size[0] * request.size[1]))
+        at_once = max(1, BATCH_PIXELS // max(math.prod(one.size) for one in self.passes(request)))
         end = request.batch_position + request.count
         return [range(first, min(first + at_once, end)) for first in range(request.batch_position, end, at_once)]
 
@@ -209,19 +221,25 @@ class StableDiffusion:
     ) -> list[Image.Image]:
         """The request's pictures, drawn over `start` if there is one and after the pictures of the `controls`.
 
-        `on_step` is called once for each step of each of `batches`, steps from 0 on.
+        `on_step` is called once for each step of each of `batches`, steps from 0 on, through all `passes`.
         """
-        sigmas = self.sigmas(request)
+        passes = self.passes(request)
+        sigmas = [self.sigmas(one) for one in passes]
         loras = self.addons.loras_of(request.prompt)
         said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
         words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
         noted = self.addons.recorded(loras, words) | recorded_controls(controls)
         pictures: list[Image.Image] = []
         with merged(self.unet, self.text_encoder, loras):
-            run = self.conditionings(request, len(sigmas) - 1)
+            runs = [self.conditionings(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
             for places in self.batches(request):
-                source = self.noise_source(request, places)
-                latent = self.denoise(run, sigmas, request, source, on_step, start, controls)
+                latent, over, done = torch.empty(0), start, 0
+                for one, levels, run in zip(passes, sigmas, runs, strict=True):
+                    if done > 0:
+                        over = enlarged(latent, request, one.size, self.autoencoder, self.decode)
+                    source, on_each = self.noise_source(one, places), counted_on(on_step, done)
+                    latent = self.denoise(run, levels, one, source, on_each, over, controls)
+                    done += len(levels) - 1
                 for place, pixels in zip(places, self.decode(latent), strict=True):
                     drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
                     pictures.append(with_parameters(drawn, recorded_text(said, place, self.card.name, noted)))
@@ -235,7 +253,8 @@ class StableDiffusion:
         sampler, profile = find_sampler(request.sampler), find_profile(request.like)
         if request.strength is None:
             return profile.grid(sampler, request.schedule, self.schedule, request.steps)
-        return profile.part_of_run(sampler, request.schedule, self.schedule, request.steps, request.strength)
+        second = steps_before(request) > 0
+        return profile.part_of_run(sampler, request.schedule, self.schedule, request.steps, request.strength, second)
 
     def conditionings(self, request: Request, steps: int) -> list[Conditioning]:
         """The embeddings of the request's texts, for each of the steps."""
@@ -247,7 +266,7 @@ class StableDiffusion:
             return embed_prompt(text, self.tokenizer, self.text_encoder, skip=skip, weighting=profile.weighting)
 
         if profile.weighting == "a1111":
-            return conditioning_of_steps(prompt, request.negative, steps, embed)
+            return conditioning_of_steps(prompt, request.negative, steps, embed, steps_before(request))
         skip_in_negative = request.clip_skip if profile.skips_in_negative else 1
         return [Conditioning(((embed(prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
 
@@ -302,7 +321,8 @@ class StableDiffusion:
         noisy = profile.start(noise, sampler, self.schedule, sigmas[0])
         if start is not None and request.strength != 1.0:
             noisy = start.noised(noise, sigmas[0])
-        scaled = partial(fit, width=request.size[0], height=request.size[1]) if start is None else start.beside
+        seen = None if start is None or start.picture is None else start.beside
+        scaled = partial(fit, width=request.size[0], height=request.size[1]) if seen is None else seen
         network: Network
         network = unet = Controlled(self.unet, controls, scaled, len(sigmas) - 1, like=request.like)
         if self.unet.config.in_channels > noise.shape[1]:
@@ -334,6 +354,13 @@ class StableDiffusion:
                 self.autoencoder.to(torch.float32)
                 pixels = self.autoencoder.decode(part.to(torch.float32))
             yield from pixels.to(torch.float32)
+
+
+def counted_on(on_step: OnStep | None, before: int) -> OnStep | None:
+    """`on_step` for a pass whose steps count on from so many before."""
+    if on_step is None or before == 0:
+        return on_step
+    return lambda step, sigma, noisy, clean: on_step(before + step, sigma, noisy, clean)
 
 
 def _check_fit(
