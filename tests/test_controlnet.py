@@ -141,6 +141,17 @@ def test_it_follows_the_picture_over_a_picture_in_any_size(
         assert difference(one, two) > 2
 
 
+def test_it_follows_the_picture_in_both_passes(
+    tiny_model: StableDiffusion, network: ControlNet, picture: Image.Image
+) -> None:
+    settings: dict[str, Any] = {"seed": 1, "steps": 2, "hires": 1.5, "hires_strength": 1.0}
+    control = [Control(network, picture)]
+    drawn = tiny_model.generate("a fox", controls=control, **settings)[0]
+    alone = tiny_model.generate("a fox", controls=control, seed=1, steps=2, size=drawn.size)[0]
+    assert difference(drawn, alone) <= 1
+    assert difference(drawn, tiny_model.generate("a fox", **settings)[0]) > 1
+
+
 def test_bad_values_are_one_sentence(network: ControlNet, picture: Image.Image) -> None:
     for settings in ({"strength": -1.0}, {"strength": float("nan")}, {"start": 0.6, "end": 0.5}, {"end": 1.5}):
         with pytest.raises(UserError, match="not possible"):

@@ -178,16 +178,3 @@ def test_a1111s_second_pass_is_understood(tiny_model: StableDiffusion, tiny_fold
 def test_what_cannot_be_is_one_sentence(tiny_model: StableDiffusion, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         draw(tiny_model, **settings)
-
-
-def test_a_control_acts_in_both_passes(tiny_model: StableDiffusion) -> None:
-    class Recorder:
-        """A stand-in for a control's picture that remembers the sizes it was asked for."""
-
-    sizes: list[tuple[int, int]] = []
-    network = control_of(tiny_model)
-    hint = network.hint
-
-    def remembered(picture: torch.Tensor) -> torch.Tensor:
-        sizes.append((picture.shape[-1], picture.shape[-2]))
-        return hint(picture)
