@@ -37,7 +37,7 @@ LAYERS = [
     {"request_parts", "request_guidance"},
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
-    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance"},
+    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine"},
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
     {"masks", "outpainting", "upscaling"},
     {"errors", "memory", "threads", "prompt_syntax", "lora_tags", "comfyui_syntax"},

@@ -25,6 +25,7 @@ from diafano.autoencoder import Autoencoder
 from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.controlnet import Control, Controlled, recorded_controls
 from diafano.denoiser import Denoiser, Network
+from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.from_picture import InitImage, check_no_picture_is_needed, init_image, over_picture_settings
 from diafano.guidance import guidance_of_steps
@@ -230,7 +231,7 @@ class StableDiffusion:
         words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
         noted = self.addons.recorded(loras, words) | recorded_controls(controls)
         pictures: list[Image.Image] = []
-        with merged(self.unet, self.text_encoder, loras):
+        with merged(self.unet, self.text_encoder, loras), accelerated(self.unet, self.autoencoder):
             runs = [self.conditionings(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
             for places in self.batches(request):
                 latent, over, done = torch.empty(0), start, 0

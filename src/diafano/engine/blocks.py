@@ -1,0 +1,168 @@
+"""The blocks of `layers` in fused operations, and `accelerated`, which puts them in the place of the plain ones.
+
+What is fused into one pass over memory: norm and SiLU; convolution, bias, embedded timestep and residual; linear
+layer, bias and residual; GEGLU with its linear layer; attention. A block computes plainly as before when something is
+unusual about it or its input: another number format or device, gradients, hooks, padding that is not of zeros.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diafano.engine import operations
+from diafano.engine.library import available
+from diafano.layers import (
+    GEGLU,
+    Attention,
+    FeedForward,
+    PictureAttention,
+    ResidualBlock,
+    SpatialTransformer,
+    TransformerBlock,
+    Upsample,
+    to_map,
+    to_tokens,
+)
+
+
+@contextmanager
+def accelerated(*networks: nn.Module) -> Iterator[None]:
+    """Inside, the networks' blocks compute by the engine, if this machine has it; the networks are what they were.
+
+    Weights are read where they lie, in each call: they may change in between, and nothing is kept of them but the keys
+    and values of the text that was read last.
+    """
+    fused: list[nn.Module] = []
+    known: Known = {}
+    if any(operations.fits(weight.detach()) for network in networks for weight in network.parameters()) and available():
+        for network in networks:
+            for block in network.modules():
+                make = FUSED.get(type(block))
+                if make is not None and is_plain(block) and "forward" not in vars(block):
+                    # torch's own __call__, which runs the block's hooks, finds the instance's forward before its class's.
+                    block.forward = make(block, known)
+                    fused.append(block)
+    try:
+        yield
+    finally:
+        for block in fused:
+            del block.forward
+
+
+def is_plain(block: nn.Module) -> bool:
+    """Whether all layers in the block are as `layers` makes them and nobody watches or has changed those inside."""
+    for layer in block.modules():
+        if type(layer) not in KNOWN_LAYERS or (layer is not block and "forward" in vars(layer)):
+            return False
+        if layer is not block and (layer._forward_hooks or layer._forward_pre_hooks):
+            return False
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            return False
+        if isinstance(layer, nn.Linear) and layer.in_features % 2:  # the processor multiplies pairs
+            return False
+        if isinstance(layer, Attention) and layer.to_q.out_features // layer.heads % 2:
+            return False
+        if any(weight.dtype != torch.bfloat16 or not weight.is_cpu for weight in layer.parameters(recurse=False)):
+            return False
+    return True
+
+
+KNOWN_LAYERS = {
+    *(nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.ModuleList, nn.Identity),
+    *(ResidualBlock, SpatialTransformer, TransformerBlock, Attention, FeedForward, GEGLU, PictureAttention, Upsample),
+}
+
+Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
+"""Cross-attention -> the text it read last, with its keys and values: they are the same in every step of a run."""
+
+
+def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, time: Tensor | None = None) -> Tensor:
+        if not operations.fits(x):
+            return ResidualBlock.forward(block, x, time)
+        added = None
+        if block.time_emb_proj is not None and time is not None:
+            added = operations.time_projection(block.time_emb_proj, time)
+        # Between the two ends all is float32: what the convolution's own transforms round is made up for.
+        hidden = operations.group_norm(x, block.norm1, silu=True, dtype=torch.float32)
+        hidden = operations.convolution(hidden, block.conv1, added, dtype=torch.float32)
+        hidden = operations.group_norm(hidden, block.norm2, silu=True, dtype=torch.float32)
+        shortcut = x
+        if block.conv_shortcut is not None:
+            tokens = operations.linear(to_tokens(x), block.conv_shortcut)
+            shortcut = to_map(tokens, x.shape[-2:])
+        return operations.convolution(hidden, block.conv2, residual=shortcut)
+
+    return forward
+
+
+def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, text: Tensor) -> Tensor:
+        if not (operations.fits(x) and operations.fits(text)):
+            return SpatialTransformer.forward(block, x, text)
+        hidden = to_tokens(operations.group_norm(x, block.norm, silu=False))
+        hidden = operations.linear(hidden, _projection(block.proj_in))
+        for inner in block.transformer_blocks:
+            assert isinstance(inner, TransformerBlock)
+            hidden = transformer_block(inner, hidden, text, known)
+        hidden = operations.linear(hidden, _projection(block.proj_out), to_tokens(x))
+        return to_map(hidden, x.shape[-2:])
+
+    return forward
+
+
+def transformer_block(block: TransformerBlock, x: Tensor, text: Tensor, known: Known) -> Tensor:
+    """`TransformerBlock.forward`."""
+    normed = operations.layer_norm(x, block.norm1)
+    own = block.attn1
+    query, key, value = (operations.linear(normed, layer) for layer in (own.to_q, own.to_k, own.to_v))
+    x = operations.linear(operations.attention(query, key, value, own.heads), _projection(own.to_out[0]), x)
+
+    cross = block.attn2
+    last = known.get(cross)
+    if last is None or last[0] is not text:
+        last = (text, operations.linear(text, cross.to_k), operations.linear(text, cross.to_v))
+        known[cross] = last
+    query = operations.linear(operations.layer_norm(x, block.norm2), cross.to_q)
+    x = operations.linear(operations.attention(query, last[1], last[2], cross.heads), _projection(cross.to_out[0]), x)
+
+    gated, _, back = block.ff.net
+    assert isinstance(gated, GEGLU)
+    return operations.linear(operations.geglu(operations.layer_norm(x, block.norm3), gated.proj), _projection(back), x)
+
+
+def fused_picture_attention(block: PictureAttention, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None or not operations.fits(x):
+            return PictureAttention.forward(block, x, context)
+        tokens = to_tokens(operations.group_norm(x, block.group_norm, silu=False))
+        query, key, value = (operations.linear(tokens, layer) for layer in (block.to_q, block.to_k, block.to_v))
+        attended = operations.attention(query, key, value, block.heads)
+        return to_map(operations.linear(attended, _projection(block.to_out[0]), to_tokens(x)), x.shape[-2:])
+
+    return forward
+
+
+def fused_upsample(block: Upsample, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, size: torch.Size | None = None) -> Tensor:
+        if not operations.fits(x) or (size is not None and tuple(size) != (2 * x.shape[-2], 2 * x.shape[-1])):
+            return Upsample.forward(block, x, size)
+        return operations.convolution(x, block.conv, twice=True)
+
+    return forward
+
+
+FUSED: dict[type[nn.Module], Callable[[Any, Known], Callable[..., Tensor]]] = {
+    ResidualBlock: fused_residual_block,
+    SpatialTransformer: fused_transformer,
+    PictureAttention: fused_picture_attention,
+    Upsample: fused_upsample,
+}
+
+
+def _projection(layer: nn.Module) -> nn.Linear | nn.Conv2d:
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return layer

@@ -1,0 +1,94 @@
+// y = x w^T + bias (+ residual), and GEGLU: y = (x v^T + bias_v) * gelu(x g^T + bias_g), v and g being w's halves.
+
+#include "common.h"
+
+static constexpr int ROWS = 8, WIDE = 32;  // a tile of results: 16 vector registers
+
+struct Linear {
+    const bf16 *x, *w, *bias, *residual;
+    bf16* y;
+    long m, n, k;  // x (m, k), w (n, k), y (m, n); with gating y is (m, n / 2)
+    bool gate;
+
+    long panels() const { return gate ? (n / 2 + 15) / 16 : (n + WIDE - 1) / WIDE; }
+
+    void pack(long panel, bf16* out) const {
+        for (int half = 0; half < 2; half++) {
+            const long end = gate ? n / 2 * (half + 1) : n;
+            const long row = gate ? n / 2 * half + panel * 16 : panel * WIDE + half * 16;
+            const long rows = end > row ? end - row : 0;
+            pack_transposed(w + (rows ? row : 0) * k, k, rows, k, out + half * 32, WIDE);
+        }
+    }
+
+    template <int R>
+    inline __attribute__((always_inline)) void tile(long row, long panel, const bf16* packed) const {
+        Tile<R, 2, false> t;
+        t.clear();
+        t.multiply(x + row * k, k, packed, k / 2);
+        if (gate) {
+            const long column = panel * 16, half = n / 2;
+            const __mmask16 mask = first(half - column);
+            const vec bv = bias ? load(bias + column, mask) : _mm512_setzero_ps();
+            const vec bg = bias ? load(bias + half + column, mask) : _mm512_setzero_ps();
+            for (int r = 0; r < R; r++)
+                store(y + (row + r) * half + column,
+                      _mm512_mul_ps(_mm512_add_ps(t.c[r][0], bv), gelu(_mm512_add_ps(t.c[r][1], bg))), mask);
+            return;
+        }
+        for (int z = 0; z < 2; z++) {
+            const long column = panel * WIDE + z * 16;
+            if (column >= n) break;
+            const __mmask16 mask = first(n - column);
+            const vec b = bias ? load(bias + column, mask) : _mm512_setzero_ps();
+            for (int r = 0; r < R; r++) {
+                vec sum = _mm512_add_ps(t.c[r][z], b);
+                const long at = (row + r) * n + column;
+                if (residual) sum = _mm512_add_ps(sum, load(residual + at, mask));
+                store(y + at, sum, mask);
+            }
+        }
+    }
+
+    void block(long row, long end, long panel, const bf16* packed) const {
+        for (; row + ROWS <= end; row += ROWS) tile<ROWS>(row, panel, packed);
+        for (; row + 4 <= end; row += 4) tile<4>(row, panel, packed);
+        for (; row < end; row++) tile<1>(row, panel, packed);
+    }
+};
+
+static thread_local int chosen_threads = 0;
+int team() { return chosen_threads > 0 ? chosen_threads : omp_get_max_threads(); }
+
+// How many threads share the work of what the calling thread asks for.
+EXPORTED void diafano_threads(int count) { chosen_threads = count; }
+
+EXPORTED void diafano_linear(const bf16* x, const bf16* w, const bf16* bias, const bf16* residual, bf16* y, long m,
+                               long n, long k, int gate) {
+    const Linear job{x, w, bias, residual, y, m, n, k, gate != 0};
+    static thread_local Scratch scratch;
+    const long panels = job.panels(), panel_size = k * WIDE;
+    bf16* packed = (bf16*)scratch.grow(panels * panel_size * sizeof(bf16));
+    // x's rows of one task stay in the second-level cache, while w's panels pass by.
+    long rows = 384 * 1024 / (k * (long)sizeof(bf16)) / ROWS * ROWS;
+    rows = rows < 64 ? 64 : rows > 256 ? 256 : rows;
+    const long threads = team();
+    const long row_blocks = (m + rows - 1) / rows;
+    rows = ((m + row_blocks - 1) / row_blocks + ROWS - 1) / ROWS * ROWS;  // blocks of one size
+    long column_blocks = (4 * threads + row_blocks - 1) / row_blocks;
+    if (column_blocks > panels) column_blocks = panels;
+    Barrier barrier;
+    Queue packs, tasks;
+#pragma omp parallel num_threads(team())
+    {
+        long task;
+        while (packs.take(panels, task)) job.pack(task, packed + task * panel_size);
+        barrier.wait();
+        while (tasks.take(row_blocks * column_blocks, task)) {
+            const long row = task / column_blocks * rows, part = task % column_blocks;
+            const long end = row + rows < m ? row + rows : m;
+            for (long p = panels * part / column_blocks; p < panels * (part + 1) / column_blocks; p++)
+                job.block(row, end, p, packed + p * panel_size);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+"""The library's functions on tensors: bfloat16 on the CPU, maps channels_last, tokens (batch, count, width) dense."""
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diafano.engine.library import library
+
+_long = ctypes.c_long
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the library can compute with it."""
+    return x.dtype == torch.bfloat16 and x.is_cpu and not (x.requires_grad and torch.is_grad_enabled())
+
+
+def linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None = None) -> Tensor:
+    """x w^T + bias + residual: (..., in) -> (..., out). A 1x1 convolution is a linear layer of its positions."""
+    return _linear(x, layer, residual, gate=False)
+
+
+def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
+    """The first half of the layer's results times the GELU of the second: (..., in) -> (..., out / 2)."""
+    return _linear(x, layer, None, gate=True)
+
+
+def _linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None, *, gate: bool) -> Tensor:
+    x = x.contiguous()
+    width, columns = layer.weight.shape[1], layer.weight.shape[0]
+    y = x.new_empty(*x.shape[:-1], columns // 2 if gate else columns)
+    residual = None if residual is None else residual.contiguous()
+    _call("linear", x, _dense(layer.weight), layer.bias, residual, y, x.numel() // width, columns, width, gate)
+    return y
+
+
+def convolution(
+    x: Tensor,
+    layer: nn.Conv2d,
+    added: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    twice: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """3x3 convolution with its bias: (b, in, h, w) -> (b, out, h, w), in bfloat16 or float32, as is x.
+
+    `added` (b, out) is added at all positions, `residual` (b, out, h, w) at each. With `twice`, x is repeated to twice
+    its height and width first.
+    """
+    x = _channels_last(x)
+    batch, channels, height, width = x.shape
+    if twice:
+        height, width = 2 * height, 2 * width
+    out = layer.out_channels
+    bias = None if layer.bias is None else layer.bias.float()
+    if added is not None:
+        bias = added.float() if bias is None else bias + added.float()
+        bias = bias.contiguous()
+    step = out if added is not None else 0
+    residual = None if residual is None else _channels_last(residual)
+    y = torch.empty(batch, out, height, width, dtype=dtype, memory_format=torch.channels_last)
+    weight = _channels_last(layer.weight)
+    floats = x.dtype == torch.float32, dtype == torch.float32
+    _call("convolution", x, weight, bias, step, residual, y, batch, height, width, channels, out, twice, *floats)
+    return y
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of tokens: (b, n, width), (b, m, width) twice -> (b, n, width)."""
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    batch, count, width = query.shape
+    y = torch.empty_like(query)
+    head, scale = width // heads, ctypes.c_float((width // heads) ** -0.5)
+    _call("attention", query, key, value, y, batch, heads, count, key.shape[1], head, width, width, scale)
+    return y
+
+
+def group_norm(x: Tensor, norm: nn.GroupNorm, *, silu: bool, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Group norm of maps (b, c, h, w), and SiLU after it if asked for, to bfloat16 or float32, as is x."""
+    x = _channels_last(x)
+    batch, channels, height, width = x.shape
+    y = torch.empty_like(x, dtype=dtype)
+    numbers = batch, height * width, channels, norm.num_groups, ctypes.c_float(norm.eps)
+    floats = x.dtype == torch.float32, dtype == torch.float32
+    _call("group_norm", x, norm.weight, norm.bias, y, *numbers, silu, *floats)
+    return y
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Layer norm over the last dimension."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    width = x.shape[-1]
+    _call("layer_norm", x, norm.weight, norm.bias, y, x.numel() // width, width, ctypes.c_float(norm.eps))
+    return y
+
+
+def time_projection(layer: nn.Linear, time: Tensor) -> Tensor:
+    """The embedded timestep as a residual block adds it: (b, time width) -> (b, channels)."""
+    return F.linear(F.silu(time), layer.weight, layer.bias)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    loaded = library()
+    assert loaded is not None
+    loaded.diafano_threads(torch.get_num_threads())
+    loaded[f"diafano_{name}"](*map(_passed, arguments))
+
+
+def _passed(argument: Any) -> Any:
+    if argument is None:
+        return ctypes.c_void_p(None)
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, bool):
+        return ctypes.c_int(argument)
+    return _long(argument) if isinstance(argument, int) else argument
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """A linear layer's weight, or a 1x1 convolution's, whose values lie the same way in either memory format."""
+    return weight if weight.dim() == 2 and weight.is_contiguous() else weight.flatten(1).contiguous()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,330 @@
+"""The CPU engine: each operation, each block and whole networks against the plain ones in float32."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diafano.autoencoder import Autoencoder, AutoencoderConfig
+from diafano.engine import accelerated, available, blocks, library, operations
+from diafano.layers import Attention, ResidualBlock, SpatialTransformer, Upsample
+from diafano.stable_diffusion import StableDiffusion
+from diafano.unet import UNet, UNetConfig
+
+needs_engine = pytest.mark.skipif(not available(), reason="no AVX-512 BF16, or no C++ compiler")
+
+ROUNDING = 2**-8
+"""Largest relative error of rounding to bfloat16; its root mean square is 0.0017."""
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Relative, in the root mean square."""
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def layer(made: nn.Module, seed: int = 1) -> nn.Module:
+    """Weights that no layer has from the start: norms' too are drawn by chance."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for weight in made.parameters():
+            nn.init.normal_(weight, std=weight[0].numel() ** -0.5 if weight.dim() > 1 else 1.0)
+    return made.bfloat16().to(memory_format=torch.channels_last).eval()
+
+
+def in_float32(module: nn.Module, *inputs: Tensor) -> Tensor:
+    made: Tensor = module.float()(*(x.float() for x in inputs))
+    module.bfloat16()
+    return made
+
+
+@needs_engine
+@pytest.mark.parametrize(("rows", "width", "columns"), [(1, 2, 1), (3, 30, 17), (77, 96, 40), (300, 320, 100)])
+def test_linear(rows: int, width: int, columns: int) -> None:
+    linear, x, residual = layer(nn.Linear(width, columns)), random(2, rows, width), random(2, rows, columns, seed=2)
+    assert isinstance(linear, nn.Linear)
+    expected = in_float32(linear, x)
+    assert distance(operations.linear(x, linear), expected) < ROUNDING
+    assert distance(operations.linear(x, linear, residual), expected + residual) < ROUNDING
+
+
+@needs_engine
+@pytest.mark.parametrize(("rows", "width", "columns"), [(1, 2, 2), (9, 40, 34), (100, 64, 512)])
+def test_geglu(rows: int, width: int, columns: int) -> None:
+    linear, x = layer(nn.Linear(width, columns)), 2 * random(rows, width)
+    assert isinstance(linear, nn.Linear)
+    value, gate = in_float32(linear, x).chunk(2, dim=-1)
+    assert distance(operations.geglu(x, linear), value * F.gelu(gate)) < ROUNDING
+
+
+SIZES = [(1, 3, 5, 1, 1), (2, 5, 7, 9, 4), (1, 32, 33, 16, 16), (1, 40, 64, 33, 47), (2, 100, 36, 24, 30)]
+
+
+@needs_engine
+@pytest.mark.parametrize(("batch", "before", "after", "height", "width"), SIZES)
+def test_convolution(batch: int, before: int, after: int, height: int, width: int) -> None:
+    conv, x = layer(nn.Conv2d(before, after, 3, padding=1)), random(batch, before, height, width)
+    assert isinstance(conv, nn.Conv2d)
+    added, residual = random(batch, after, seed=2), random(batch, after, height, width, seed=3)
+    expected = in_float32(conv, x)
+    scale = expected.norm() / (expected - conv.bias.float()[:, None, None]).norm()  # the bias has no error
+    exact = operations.convolution(x, conv, dtype=torch.float32)
+    assert distance(exact, expected) * scale < 2 * ROUNDING
+    assert distance(operations.convolution(x.float(), conv, dtype=torch.float32), exact) == 0.0
+    assert distance(operations.convolution(x, conv), exact) < ROUNDING
+    with_all = operations.convolution(x, conv, added, residual, dtype=torch.float32)
+    assert distance(with_all, exact + added[:, :, None, None] + residual) < 1e-6
+
+
+@needs_engine
+def test_convolution_of_every_shape_of_work() -> None:
+    """Few and many tiles, one and several panels of results, more kernels than are transformed at once."""
+    for before, after, size in [(1024, 1056, 4), (512, 1088, 34), (16, 16, 70)]:
+        conv, x = layer(nn.Conv2d(before, after, 3, padding=1, bias=False)), random(1, before, size, size)
+        assert isinstance(conv, nn.Conv2d)
+        assert distance(operations.convolution(x, conv), in_float32(conv, x)) < 2 * ROUNDING
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("batch", "heads", "queries", "keys", "width"),
+    [
+        (1, 1, 1, 1, 2),
+        (2, 3, 70, 77, 40),
+        (1, 2, 65, 1100, 8),
+        (1, 8, 40, 600, 160),
+        (2, 1, 64, 64, 512),
+        (1, 2, 9, 33, 20),
+    ],
+)
+def test_attention(batch: int, heads: int, queries: int, keys: int, width: int) -> None:
+    query, key, value = (
+        random(batch, count, heads * width, seed=count + i) for i, count in enumerate((queries, keys, keys))
+    )
+    query = 3 * query  # so that some of the scores stand out
+
+    def split(tokens: Tensor) -> Tensor:
+        return tokens.float().unflatten(-1, (heads, width)).transpose(1, 2)
+
+    expected = F.scaled_dot_product_attention(split(query), split(key), split(value)).transpose(1, 2).flatten(2)
+    assert distance(operations.attention(query, key, value, heads), expected) < 2 * ROUNDING
+
+
+@needs_engine
+def test_attention_of_scores_that_exceed_every_exponential() -> None:
+    query, key, value = 300 * random(1, 20, 32), 300 * random(1, 700, 32, seed=1), random(1, 700, 32, seed=2)
+    expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    assert distance(operations.attention(query, key, value, 1), expected) < 2 * ROUNDING
+
+
+@needs_engine
+@pytest.mark.parametrize(("channels", "groups", "size"), [(6, 3, 1), (40, 4, 9), (96, 32, 16), (320, 32, 5)])
+@pytest.mark.parametrize("silu", [False, True])
+def test_group_norm(channels: int, groups: int, size: int, silu: bool) -> None:
+    norm, x = layer(nn.GroupNorm(groups, channels)), 3 + random(2, channels, size, size + 1)
+    assert isinstance(norm, nn.GroupNorm)
+    expected = in_float32(norm, x)
+    expected = F.silu(expected) if silu else expected
+    assert distance(operations.group_norm(x, norm, silu=silu), expected) < ROUNDING
+    exact = operations.group_norm(x.float(), norm, silu=silu, dtype=torch.float32)
+    assert distance(exact, expected) < 1e-4
+
+
+@needs_engine
+@pytest.mark.parametrize("width", [2, 40, 333])
+def test_layer_norm(width: int) -> None:
+    norm, x = layer(nn.LayerNorm(width)), 3 + random(50, width)
+    assert isinstance(norm, nn.LayerNorm)
+    assert distance(operations.layer_norm(x, norm), in_float32(norm, x)) < ROUNDING
+
+
+BLOCKS = {
+    "residual": (lambda: ResidualBlock(64, 64, groups=8, eps=1e-5, time_width=32), (1, 64, 12, 20), (1, 32)),
+    "residual with shortcut": (lambda: ResidualBlock(32, 64, groups=8, eps=1e-5), (2, 32, 9, 9)),
+    "transformer": (
+        lambda: SpatialTransformer(64, 4, 32, groups=8, linear_projection=False),
+        *((2, 64, 8, 10), (2, 77, 32)),
+    ),
+    "transformer of v2": (
+        lambda: SpatialTransformer(64, 2, 32, groups=8, linear_projection=True),
+        *((1, 64, 16, 16), (1, 77, 32)),
+    ),
+    "upsample": (lambda: Upsample(32), (2, 32, 10, 6)),
+}
+
+
+@needs_engine
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_is_as_near_to_float32_as_the_plain_one(name: str) -> None:
+    make, *shapes = BLOCKS[name]
+    block, inputs = layer(make()), [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    expected, plain = in_float32(block, *inputs), block(*inputs)
+    with accelerated(block):
+        assert "forward" in vars(block)
+        found = block(*inputs)
+    assert not torch.equal(found, plain)
+    assert distance(found, expected) < max(1.3 * distance(plain, expected), 3 * ROUNDING)
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    config = UNetConfig(widths=(64, 96), layers=1, attention=(True, True), heads=(4, 4), text_width=32, groups=8)
+    autoencoder = Autoencoder(AutoencoderConfig(widths=(32, 64), layers=1, groups=8))
+    timestep = torch.tensor([500.0, 500.0])
+    return {
+        "unet": (layer(UNet(config)), (random(2, 4, 18, 14), timestep, random(2, 77, 32, seed=1))),
+        "encoder": (layer(autoencoder.encoder), (random(1, 3, 32, 48),)),
+        "decoder": (layer(autoencoder.decoder), (random(1, 4, 18, 14),)),
+    }
+
+
+@needs_engine
+@pytest.mark.parametrize("name", networks())
+def test_a_network_is_as_near_to_float32_as_the_plain_one(name: str) -> None:
+    network, inputs = networks()[name]
+    expected, plain = in_float32(network, *inputs), network(*inputs)
+    with accelerated(network):
+        found = network(*inputs)
+    assert not torch.equal(found, plain)
+    assert distance(found, expected) < 1.15 * distance(plain, expected)
+    assert torch.equal(network(*inputs), plain)
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+@needs_engine
+def test_changed_weights_and_texts_are_noticed() -> None:
+    network, (latent, timestep, text) = networks()["unet"]
+    with accelerated(network):
+        before = network(latent, timestep, text)
+        other = network(latent, timestep, random(2, 77, 32, seed=9))
+        assert torch.equal(network(latent, timestep, text), before)
+        for weight in network.parameters():
+            weight.data.mul_(1.125)
+        changed = network(latent, timestep, text.clone())
+    assert not torch.equal(other, before)
+    assert distance(changed, network(latent, timestep, text)) < 0.05 < distance(before, changed)
+
+
+@needs_engine
+def test_threads_and_work_side_by_side_change_nothing() -> None:
+    network, inputs = networks()["unet"]
+    threads = torch.get_num_threads()
+    try:
+        with accelerated(network):
+            expected = network(*inputs)
+            for count in (1, 3, 2):
+                torch.set_num_threads(count)
+                assert torch.equal(network(*inputs), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_engine
+def test_what_is_unusual_computes_plainly() -> None:
+    block, x = layer(ResidualBlock(32, 32, groups=8, eps=1e-5)), random(1, 32, 8, 8)
+    seen: list[Tensor] = []
+    handle = block.norm2.register_forward_hook(lambda _, __, out: seen.append(out))
+    with accelerated(block):
+        block(x)
+    assert len(seen) == 1
+    handle.remove()
+
+    block.conv1.padding_mode = "circular"
+    plain = block(x)
+    with accelerated(block):
+        assert torch.equal(block(x), plain)
+    block.conv1.padding_mode = "zeros"
+
+    block.float()
+    with accelerated(block):
+        assert torch.equal(block(x.float()), block(x.float()))
+        assert "forward" not in vars(block)
+
+    assert not blocks.is_plain(layer(Attention(6, 2)))  # heads of width 3: not made of pairs
+
+
+@needs_engine
+def test_gradients_go_the_plain_way() -> None:
+    with torch.inference_mode(False), torch.enable_grad():
+        block = layer(ResidualBlock(32, 32, groups=8, eps=1e-5))
+        x = random(1, 32, 8, 8).requires_grad_()
+        with accelerated(block):
+            block(x).sum().backward()
+        assert x.grad is not None
+
+
+@needs_engine
+def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    call = operations._call
+    monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
+    tiny_model.unet.bfloat16()
+    try:
+        tiny_model.generate("a penguin", seed=1, steps=2)
+    finally:
+        tiny_model.unet.float()
+    assert {"linear", "convolution", "attention", "group_norm", "layer_norm"} <= set(calls)
+
+
+def test_without_the_library_all_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, inputs = networks()["unet"]
+    plain = network(*inputs)
+    monkeypatch.setattr(blocks, "available", lambda: False)
+    with accelerated(network):
+        assert torch.equal(network(*inputs), plain)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"DIAFANO_ENGINE": "off"}, {"CXX": "no-such-compiler"}, {"CXX": "false"}, {"XDG_CACHE_HOME": "/dev/null"}],
+    ids=lambda environment: " ".join(f"{name}={value}" for name, value in environment.items()),
+)
+def test_there_need_be_no_library(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in ({"XDG_CACHE_HOME": str(tmp_path)} | environment).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(library, "processor_fits", lambda: True)
+    assert library.library.__wrapped__() is None
+
+
+@pytest.mark.parametrize("lacks", ["avx512_bf16", "avx512_f"])
+def test_other_processors_are_left_to_torch(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16"), True)
+    monkeypatch.setattr(library, "platform", SimpleNamespace(system=lambda: "Linux", machine=lambda: "x86_64"))
+    for capabilities, fits in [(every, True), (every | {lacks: False}, False), (every | {"amx_bf16": True}, False)]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert library.processor_fits() is fits
+
+
+@needs_engine
+def test_the_library_is_compiled_once(tmp_path: Path) -> None:
+    program = (
+        "import torch; from diafano.engine import available, library; assert available();"
+        "file, = library.cache_folder().iterdir(); print(file.stat().st_mtime_ns)"
+    )
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": __import__("os").environ["PATH"]}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | {"PYTHONPATH": str(Path(library.__file__).parents[2])},
+        )
+        for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert (tmp_path / "diafano" / "engine").stat().st_mode & 0o077 == 0
