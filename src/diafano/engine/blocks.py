@@ -42,7 +42,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
             for block in network.modules():
                 make = FUSED.get(type(block))
                 if make is not None and is_plain(block) and "forward" not in vars(block):
-                    # torch's own __call__, which runs the block's hooks, finds the instance's forward before its class's.
+                    # torch's own __call__, hooks and all, finds the instance's forward before its class's.
                     block.forward = make(block, known)
                     fused.append(block)
     try:
