@@ -129,6 +129,17 @@ def test_a_seed_drawn_by_chance_is_told_and_stored(
     assert f"Seed: {seed}," in (read_parameters(path) or "")
 
 
+def test_several_pictures_on_one_sheet(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "sheet.png"
+    arguments = ["generate", "a fox", "--model", str(tiny_folder), "--seed", "1", "--count", "3", "--grid", str(sheet)]
+    assert cli.run([*arguments, "--output", str(tmp_path / "a.png")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(sheet)
+    assert read_picture(sheet).size == (2 * 64 + 2, 2 * 64 + 2)
+    assert "Seed: 1" in (read_parameters(sheet) or "")
+    second = np.asarray(read_picture(tmp_path / "a-2.png"))
+    assert (np.asarray(read_picture(sheet))[:64, 66:] == second).all()
+
+
 def test_the_filmstrip_ends_with_the_picture(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ["generate", "a penguin", "--model", str(tiny_folder), "--seed", "1", "--steps", "5"]
     arguments += ["--output", str(tmp_path / "a.png"), "--filmstrip", str(tmp_path / "strip.png")]
@@ -176,6 +187,7 @@ WRONG = {
     "unknown format": ["--output", "a.gif"],
     "folder that is not there": ["--output", "absent/"],
     "missing folder of the strip": ["--filmstrip", "absent/a.png"],
+    "missing folder of the grid": ["--grid", "absent/a.png"],
     "unknown dtype": ["--dtype", "float8"],
     "unknown device": ["--device", "abacus"],
     "missing model": ["--model", "absent"],

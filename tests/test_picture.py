@@ -249,6 +249,12 @@ def test_a_grid_reads_row_by_row() -> None:
     assert sheet.getpixel((4, 0)) == (255, 255, 255)  # the gap
 
 
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (6, 3), (7, 3), (12, 4)])
+def test_a_grid_is_about_as_wide_as_high(count: int, columns: int) -> None:
+    sheet = grid([noise_picture(4, 4)] * count, gap=0)
+    assert sheet.size == (4 * columns, 4 * -(-count // columns))
+
+
 def test_a_grid_is_no_wider_than_its_pictures() -> None:
     assert grid([noise_picture(4, 4)], columns=7).size == (4, 4)
 

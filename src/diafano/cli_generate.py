@@ -27,6 +27,7 @@ def generate(
     source: str | None,
     loading: Mapping[str, Any],
     output: Path,
+    grid: Path | None,
     filmstrip: Path | None,
     addons: "AddonOptions",
     image: Path | None = None,
@@ -49,6 +50,7 @@ def generate(
         from diafano.errors import UserError
         from diafano.filmstrip import Filmstrip
         from diafano.picture import check_target, read_picture, save_picture
+        from diafano.picture import grid as in_grid
         from diafano.recorded import with_overrides, without_picture
 
         if prompt is None and redrawn is None:
@@ -56,8 +58,9 @@ def generate(
         # Before the work, because nobody wants to hear after it that there is no such folder.
         if not output.is_dir():
             check_target(output)
-        if filmstrip is not None:
-            check_target(filmstrip)
+        for sheet in (grid, filmstrip):
+            if sheet is not None:
+                check_target(sheet)
 
         recorded = None if redrawn is None else _recorded(redrawn)
         if recorded is not None:
@@ -88,6 +91,9 @@ def generate(
     for path, picture in zip(paths, pictures, strict=True):
         save_picture(picture, path)
         print(path)
+    if grid is not None:
+        save_picture(in_grid(pictures), grid, pictures[0].info.get("parameters"))
+        print(grid)
     if filmstrip is not None and strip is not None:
         save_picture(strip.picture(), filmstrip, pictures[0].info.get("parameters"))
         print(filmstrip)

@@ -210,6 +210,7 @@ SNoise = Annotated[float | None, typer.Option(help="Factor on fresh noise, near 
 Output = Annotated[
     Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
 ]
+Grid = Annotated[Path | None, typer.Option(help="Also write all pictures as one sheet.", metavar="FILE")]
 Filmstrip = Annotated[
     Path | None,
     typer.Option(help="Also write a picture of the steps: noise turning into the prompt.", metavar="FILE"),

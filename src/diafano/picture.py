@@ -8,6 +8,7 @@ A drawn picture carries the settings that drew it as A1111's text: in PNG the te
 EXIF's UserComment.
 """
 
+import math
 import os
 import secrets
 import threading
@@ -162,10 +163,15 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), method=Image.Resampling.LANCZOS)
 
 
-def grid(pictures: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
-    """Put pictures in rows of `columns`, `gap` white pixels apart; each cell has the largest's size."""
+def grid(pictures: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+    """Put pictures in rows of `columns`, `gap` white pixels apart; each cell has the largest's size.
+
+    None makes about as many columns as rows.
+    """
     if not pictures:
         raise UserError("there are no pictures to put into a grid")
+    if columns is None:
+        columns = math.ceil(len(pictures) / round(math.sqrt(len(pictures))))
     if columns < 1:
         raise UserError(f"a grid cannot have {columns} columns: at least 1")
     columns = min(columns, len(pictures))
