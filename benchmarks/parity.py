@@ -279,8 +279,7 @@ def planned(name: str, family: str, model: str, given: argparse.Namespace) -> di
     """What is to be measured: the part or sampler of that name, at the size that was asked for."""
     if name in PARTS:
         return {"model": model, "part": name, "size": given.size}
-    # Stable Diffusion 2's PNDM run is of a model that predicts noise (as 2.x-base): docs/parity.md says why.
-    prediction = "v" if family == "sd2" and name != "pndm" else "noise"
+    prediction = "v" if family == "sd2" else "noise"
     return {"model": model, "sampler": name, "prediction": prediction, "size": given.size, "steps": given.steps}
 
 
