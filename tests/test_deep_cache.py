@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from diafano.controlnet import Controlled
 from diafano.deep_cache import DeepCache, shallow_pass
 from diafano.unet import UNet, UNetConfig
 
@@ -14,6 +15,10 @@ def unet() -> UNet:
     return UNet(CONFIG).eval()
 
 
+def deep_cache(network: UNet, interval: int) -> DeepCache:
+    return DeepCache(Controlled(network, [], lambda picture: picture, 10), interval)
+
+
 def inputs(seed: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn(batch, 4, 8, 8, generator=generator)
@@ -23,7 +28,7 @@ def inputs(seed: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 @torch.inference_mode()
 def test_with_its_own_deep_features_the_shallow_pass_is_the_whole_one():
     network = unet()
-    cached = DeepCache(network, 2)
+    cached = deep_cache(network, 2)
     whole = cached(*inputs(1))
     assert torch.equal(whole, network(*inputs(1)))
     cached.step = 1
@@ -35,7 +40,7 @@ def test_between_whole_steps_only_the_finest_level_runs():
     network = unet()
     deep_calls = []
     network.mid_block.register_forward_hook(lambda *_: deep_calls.append(cached.step))
-    cached = DeepCache(network, 3)
+    cached = deep_cache(network, 3)
     for step in range(7):
         cached.step = step
         predicted = cached(*inputs(step))
@@ -47,7 +52,7 @@ def test_between_whole_steps_only_the_finest_level_runs():
 @torch.inference_mode()
 def test_two_calls_a_step_keep_their_features_apart():
     network = unet()
-    cached = DeepCache(network, 2)
+    cached = deep_cache(network, 2)
     for seed in (1, 2):
         cached(*inputs(seed))
     cached.step = 1
@@ -58,7 +63,7 @@ def test_two_calls_a_step_keep_their_features_apart():
 @torch.inference_mode()
 def test_another_batch_size_runs_the_whole():
     network = unet()
-    cached = DeepCache(network, 4)
+    cached = deep_cache(network, 4)
     cached(*inputs(1, batch=2))
     cached.step = 1
     assert torch.equal(cached(*inputs(2, batch=1)), network(*inputs(2, batch=1)))
@@ -67,7 +72,7 @@ def test_another_batch_size_runs_the_whole():
 @torch.inference_mode()
 def test_leaves_no_hook_behind():
     network = unet()
-    DeepCache(network, 2)(*inputs(1))
+    deep_cache(network, 2)(*inputs(1))
     assert not network.up_blocks[-1].resnets[-1]._forward_pre_hooks
 
 

@@ -31,7 +31,7 @@ LAYERS = [
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
-    {"second_pass"},
+    {"second_pass", "deep_cache"},
     {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading"},
     {"request", "recorded"},
     {"request_parts", "request_guidance"},
@@ -40,7 +40,7 @@ LAYERS = [
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine"},
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
     {"masks", "outpainting", "upscaling"},
-    {"errors", "memory", "threads", "prompt_syntax", "lora_tags", "comfyui_syntax"},
+    {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

@@ -103,6 +103,8 @@ def generate(
     allow_partial: option.AllowPartial = False,
     like: option.Like = None,
     clip_skip: option.ClipSkip = None,
+    fast: option.Fast = None,
+    deep_cache: option.DeepCache = None,
     eta: option.Eta = None,
     s_churn: option.SChurn = None,
     s_noise: option.SNoise = None,

@@ -198,6 +198,14 @@ ClipSkip = Annotated[
     int | None,
     typer.Option(help="Layer of the text encoder to read, from the end; 1 is the last. Default: 1.", metavar="N"),
 ]
+Fast = Annotated[
+    int | None,
+    typer.Option(help="Faster and less exact, from level 1 to 3: docs/fast.md. Default: 0, exact.", metavar="LEVEL"),
+]
+DeepCache = Annotated[
+    int | None,
+    typer.Option(help="Run the UNet's deep levels in one of so many steps. Default: 1, in every step.", metavar="N"),
+]
 Eta = Annotated[
     float | None,
     typer.Option(help="Share of fresh noise in each step, 0 to 1. Default: the sampler's own.", metavar="E"),

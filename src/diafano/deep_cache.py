@@ -11,15 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diafano.controlnet import Controlled
+from diafano.errors import UserError
 from diafano.layers import sinusoidal_embedding
-from diafano.unet import UNet
+from diafano.unet import UNet, UpLevel
 
 
 class DeepCache:
-    """A network in the place of `unet` for one run. Whoever runs the sampler sets `step`, 0 at first."""
+    """A network for one run in the place of `network`. Whoever runs the sampler sets `step`, 0 at first."""
 
-    def __init__(self, unet: UNet, interval: int) -> None:
-        self.unet, self.interval = unet, interval
+    def __init__(self, network: Controlled, interval: int) -> None:
+        """Raises UserError for a network that ControlNets steer: they steer levels that are left out here."""
+        if network.controls:
+            raise UserError("deep_cache and ControlNets do not go together: leave one of them out")
+        self.network, self.interval = network, interval
         self._step = 0
         self._calls = 0
         self._deep: dict[int, Tensor] = {}  # call within a step -> features
@@ -31,6 +36,7 @@ class DeepCache:
     @step.setter
     def step(self, step: int) -> None:
         self._step, self._calls = step, 0
+        self.network.step = step
 
     def __call__(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """As `UNet`. A step's first call is compared with that of the steps before, the second with the second."""
@@ -38,29 +44,35 @@ class DeepCache:
         deep = self._deep.get(call)
         if self._step % self.interval == 0 or deep is None or deep.shape[0] != latent.shape[0]:
             return self._whole(call, latent, timestep, text)
-        return shallow_pass(self.unet, deep, latent, timestep, text)
+        return shallow_pass(self.network.unet, deep, latent, timestep, text)
 
     def _whole(self, call: int, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        last = self.unet.up_blocks[-1].resnets[-1]
+        unet = self.network.unet
+        last = finest_level(unet).resnets[-1]
 
         def keep(_: object, given: tuple[Any, ...]) -> None:
             # Its input is what comes from below, and the first convolution's output that skipped everything.
-            self._deep[call] = given[0][:, : -self.unet.config.widths[0]]
+            self._deep[call] = given[0][:, : -unet.config.widths[0]]
 
         hook = last.register_forward_pre_hook(keep)
         try:
-            predicted: Tensor = self.unet(latent, timestep, text)
+            return self.network(latent, timestep, text)
         finally:
             hook.remove()
-        return predicted
 
 
 def shallow_pass(unet: UNet, deep: Tensor, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
     """What `unet` says, if its last block were given `deep` (batch, widths, h, w) from the levels below."""
     time = unet.time_embedding(sinusoidal_embedding(timestep, unet.config.widths[0]).to(latent.dtype))
-    level = unet.up_blocks[-1]
+    level = finest_level(unet)
     x = level.resnets[-1](torch.cat([deep, unet.conv_in(latent)], dim=1), time)
     if level.attentions:
         x = level.attentions[-1](x, text)
     predicted: Tensor = unet.conv_out(F.silu(unet.conv_norm_out(x)))
     return predicted
+
+
+def finest_level(unet: UNet) -> UpLevel:
+    level = unet.up_blocks[-1]
+    assert isinstance(level, UpLevel)
+    return level

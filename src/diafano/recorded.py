@@ -42,6 +42,7 @@ READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("Seed", "seed", int),
     ("Size", "size", str),
     ("Clip skip", "clip_skip", int),
+    ("Deep cache", "deep_cache", int),
     *((key, name, float) for name, key in OPTIONS.items()),
 )
 """A1111's name, the setting, and how its text becomes the setting's value."""
@@ -96,6 +97,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         **recorded_parts(request),
         **recorded_second_pass(request),
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
+        "Deep cache": request.deep_cache if request.deep_cache > 1 else None,
         "RNG": request.rng,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
         **recorded_guidance(request),
@@ -151,6 +153,7 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
         "hires": ("hires_size",),
         "hires_size": ("hires",),
         "sampler": ("schedule", *OPTIONS),
+        "fast": ("sampler", "schedule", "steps", "deep_cache", *OPTIONS),
         "like": ("rng", "batch_size", "batch_position"),
         "variation_seed": ("batch_size", "batch_position"),
         "seed": ("batch_size", "batch_position"),

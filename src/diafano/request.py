@@ -130,6 +130,8 @@ class Request(OverPicture, Variation, SecondPass, HowGuided):
     """Factor on fresh noise, for samplers that have the choice; None is 1."""
     clip_skip: ClipSkip = 1
     """Which of the text encoder's layers is read, counted from the end: 1 is the last (A1111's counting)."""
+    deep_cache: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, off, on")] = 1
+    """The UNet's deep levels are run in one of so many steps (`deep_cache`, an approximation); 1: in every step."""
     like: LikeName = None
     """The program whose habits are taken on, one of `PROFILES`; None is diafano's own."""
     rng: Literal["CPU", "GPU"] | None = None
@@ -178,6 +180,9 @@ class Settings(OverPictureSettings, VariationSettings, SecondPassSettings, HowGu
     s_churn: float | None
     s_noise: float | None
     clip_skip: int | None
+    fast: int | None
+    """A level of `fast.LEVELS`, which stands for other settings; it is no field of the request."""
+    deep_cache: int | None
     like: str | None
     rng: str | None
     batch_size: int | None

@@ -24,9 +24,11 @@ from diafano.addons import Addons
 from diafano.autoencoder import Autoencoder
 from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.controlnet import Control, Controlled, recorded_controls
+from diafano.deep_cache import DeepCache
 from diafano.denoiser import Denoiser, Network
 from diafano.engine import accelerated
 from diafano.errors import UserError
+from diafano.fast import with_level
 from diafano.from_picture import InitImage, check_no_picture_is_needed, init_image, over_picture_settings
 from diafano.guidance import guidance_of_steps
 from diafano.lora import merged
@@ -157,7 +159,7 @@ class StableDiffusion:
         the sampler is usually run with.
         """
         automatic = str(settings.get("schedule")).strip().lower() == AUTOMATIC
-        given = with_one_schedule({name: value for name, value in settings.items() if value is not None})
+        given = with_one_schedule(with_level({name: value for name, value in settings.items() if value is not None}))
         fields = {
             "steps": self.card.steps,
             "guidance": self.card.guidance,
@@ -324,8 +326,9 @@ class StableDiffusion:
             noisy = start.noised(noise, sigmas[0])
         seen = None if start is None or start.picture is None else start.beside
         scaled = partial(fit, width=request.size[0], height=request.size[1]) if seen is None else seen
-        network: Network
-        network = unet = Controlled(self.unet, controls, scaled, len(sigmas) - 1, like=request.like)
+        controlled = Controlled(self.unet, controls, scaled, len(sigmas) - 1, like=request.like)
+        unet = controlled if request.deep_cache == 1 else DeepCache(controlled, request.deep_cache)
+        network: Network = unet
         if self.unet.config.in_channels > noise.shape[1]:
             if start is None or start.latent_mask is None:
                 raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
