@@ -38,7 +38,7 @@ LAYERS = [
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine"},
-    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
+    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "compiled", "infotext"},
     {"masks", "outpainting", "upscaling"},
     {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax"},
 ]

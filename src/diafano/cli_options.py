@@ -23,6 +23,12 @@ DType = Annotated[
     str, typer.Option(help="Number format of the weights: auto, float32, bfloat16 or float16.", metavar="D")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.", metavar="D")]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the UNet first: a pause of a minute or more, once for each size; faster on a GPU."
+    ),
+]
 TokenizerFolder = Annotated[
     str | None,
     typer.Option(

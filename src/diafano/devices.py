@@ -65,6 +65,16 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False))
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The CPU's tensor on the device, without waiting there for what the device still has to do.
+
+    A GPU works through what it is told while the CPU goes on telling; a copy from ordinary memory would wait for it.
+    """
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @contextmanager
 def weightless() -> Iterator[None]:
     """Modules built inside have the shapes of their parameters but no memory for them (the meta device).

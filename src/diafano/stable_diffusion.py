@@ -26,6 +26,7 @@ from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.controlnet import Control, Controlled, recorded_controls
 from diafano.deep_cache import DeepCache
 from diafano.denoiser import Denoiser, Network
+from diafano.devices import send
 from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.fast import with_level
@@ -299,12 +300,12 @@ class StableDiffusion:
         if request.varies and request.variation_seed is not None and request.variation_strength is not None:
             other = profile.noise_source(request.variation_seed, places, request.whole_batch, shape)
             draw = varied(draw, other, request.variation_strength)
-        on_device = lambda: draw().expand(len(places), *shape).to(self.device)  # noqa: E731
+        on_device = lambda: send(draw().expand(len(places), *shape), self.device)  # noqa: E731
         if profile.paths is None or not find_sampler(request.sampler).along_a_path:
             return on_device
         run = request if profile.paths == "of the part that is run" else request.model_copy(update={"strength": None})
         path = profile.path(request.seed, own, request.whole_batch, shape, self.sigmas(run))
-        return PathNoise(on_device, lambda now, after: path(now, after).expand(len(places), *shape).to(self.device))
+        return PathNoise(on_device, lambda now, after: send(path(now, after).expand(len(places), *shape), self.device))
 
     def denoise(
         self,
