@@ -79,10 +79,27 @@ Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
 """Cross-attention -> the text it read last, with its keys and values: they are the same in every step of a run."""
 
 
+def twins(x: Tensor) -> bool:
+    """Whether the second half of a batch is the first once more.
+
+    With guidance it is, until the first cross-attention has read a different text for each half.
+    """
+    half = len(x) // 2
+    if len(x) == 0 or len(x) % 2 or not torch.equal(x[0, ..., 0], x[half, ..., 0]):
+        return False  # nearly always so: no need to look at all of it
+    return torch.equal(x[:half], x[half:])
+
+
+def twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
 def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, time: Tensor | None = None) -> Tensor:
         if not operations.fits(x):
             return ResidualBlock.forward(block, x, time)
+        if twins(x) and (time is None or twins(time)):
+            return twice(forward(x[: len(x) // 2], None if time is None else time[: len(x) // 2]))
         added = None
         if block.time_emb_proj is not None and time is not None:
             added = operations.time_projection(block.time_emb_proj, time)
@@ -103,24 +120,32 @@ def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., 
     def forward(x: Tensor, text: Tensor) -> Tensor:
         if not (operations.fits(x) and operations.fits(text)):
             return SpatialTransformer.forward(block, x, text)
-        hidden = to_tokens(operations.group_norm(x, block.norm, silu=False))
+        same = twins(x)
+        part = x[: len(x) // 2] if same else x
+        hidden = to_tokens(operations.group_norm(part, block.norm, silu=False))
         hidden = operations.linear(hidden, _projection(block.proj_in))
         for inner in block.transformer_blocks:
             assert isinstance(inner, TransformerBlock)
-            hidden = transformer_block(inner, hidden, text, known)
+            hidden = self_attention(inner, hidden)
+            if same:
+                hidden, same = twice(hidden), False  # from here on the texts tell them apart
+            hidden = rest_of_block(inner, hidden, text, known)
         hidden = operations.linear(hidden, _projection(block.proj_out), to_tokens(x))
         return to_map(hidden, x.shape[-2:])
 
     return forward
 
 
-def transformer_block(block: TransformerBlock, x: Tensor, text: Tensor, known: Known) -> Tensor:
-    """`TransformerBlock.forward`."""
+def self_attention(block: TransformerBlock, x: Tensor) -> Tensor:
+    """`TransformerBlock.forward`, first part."""
     normed = operations.layer_norm(x, block.norm1)
     own = block.attn1
     query, key, value = (operations.linear(normed, layer) for layer in (own.to_q, own.to_k, own.to_v))
-    x = operations.linear(operations.attention(query, key, value, own.heads), _projection(own.to_out[0]), x)
+    return operations.linear(operations.attention(query, key, value, own.heads), _projection(own.to_out[0]), x)
 
+
+def rest_of_block(block: TransformerBlock, x: Tensor, text: Tensor, known: Known) -> Tensor:
+    """`TransformerBlock.forward`, what follows the self-attention."""
     cross = block.attn2
     last = known.get(cross)
     if last is None or last[0] is not text:

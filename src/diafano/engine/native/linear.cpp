@@ -25,6 +25,12 @@ struct Linear {
     inline __attribute__((always_inline)) void tile(long row, long panel, const bf16* packed) const {
         Tile<R, 2, false> t;
         t.clear();
+        // Fetched while the products are made, or the tile would wait for memory at its end.
+        for (int r = 0; r < R; r++) {
+            const long at = gate ? (row + r) * (n / 2) + panel * 16 : (row + r) * n + panel * WIDE;
+            if (residual) __builtin_prefetch(residual + at);
+            __builtin_prefetch(y + at, 1);
+        }
         t.multiply(x + row * k, k, packed, k / 2);
         if (gate) {
             const long column = panel * 16, half = n / 2;
@@ -63,19 +69,31 @@ int team() { return chosen_threads > 0 ? chosen_threads : omp_get_max_threads();
 // How many threads share the work of what the calling thread asks for.
 EXPORTED void diafano_threads(int count) { chosen_threads = count; }
 
-EXPORTED void diafano_linear(const bf16* x, const bf16* w, const bf16* bias, const bf16* residual, bf16* y, long m,
-                               long n, long k, int gate) {
-    const Linear job{x, w, bias, residual, y, m, n, k, gate != 0};
+// Few rows: each task packs a panel of its own and takes all rows through it.
+static void by_panels(const Linear& job) {
+    Queue tasks;
+#pragma omp parallel num_threads(team())
+    {
+        static thread_local Scratch scratch;
+        bf16* packed = (bf16*)scratch.grow(job.k * WIDE * sizeof(bf16));
+        long task;
+        while (tasks.take(job.panels(), task)) {
+            job.pack(task, packed);
+            job.block(0, job.m, task, packed);
+        }
+    }
+}
+
+// Many rows: the packed panels are shared, and pass by the rows of each task.
+static void by_rows(const Linear& job) {
     static thread_local Scratch scratch;
-    const long panels = job.panels(), panel_size = k * WIDE;
+    const long panels = job.panels(), panel_size = job.k * WIDE, m = job.m;
     bf16* packed = (bf16*)scratch.grow(panels * panel_size * sizeof(bf16));
-    // x's rows of one task stay in the second-level cache, while w's panels pass by.
-    long rows = 384 * 1024 / (k * (long)sizeof(bf16)) / ROWS * ROWS;
+    long rows = 384 * 1024 / (job.k * (long)sizeof(bf16)) / ROWS * ROWS;  // that stay in the second-level cache
     rows = rows < 64 ? 64 : rows > 256 ? 256 : rows;
-    const long threads = team();
     const long row_blocks = (m + rows - 1) / rows;
     rows = ((m + row_blocks - 1) / row_blocks + ROWS - 1) / ROWS * ROWS;  // blocks of one size
-    long column_blocks = (4 * threads + row_blocks - 1) / row_blocks;
+    long column_blocks = (4 * team() + row_blocks - 1) / row_blocks;
     if (column_blocks > panels) column_blocks = panels;
     Barrier barrier;
     Queue packs, tasks;
@@ -91,4 +109,13 @@ EXPORTED void diafano_linear(const bf16* x, const bf16* w, const bf16* bias, con
                 job.block(row, end, p, packed + p * panel_size);
         }
     }
+}
+
+EXPORTED void diafano_linear(const bf16* x, const bf16* w, const bf16* bias, const bf16* residual, bf16* y, long m,
+                             long n, long k, int gate) {
+    const Linear job{x, w, bias, residual, y, m, n, k, gate != 0};
+    if (m <= 1024 && job.panels() >= 4 * team())
+        by_panels(job);
+    else
+        by_rows(job);
 }
