@@ -264,7 +264,23 @@ def test_gradients_go_the_plain_way() -> None:
         x = random(1, 32, 8, 8).requires_grad_()
         with accelerated(block):
             block(x).sum().backward()
-        assert x.grad is not None
+            block(x.detach()).sum().backward()
+        assert x.grad is not None and block.conv1.weight.grad is not None
+
+
+@needs_engine
+def test_what_guidance_computes_twice_alike_is_the_same() -> None:
+    network, (latent, timestep, text) = networks()["unet"]
+    with accelerated(network):
+        apart = torch.cat(
+            [
+                network(one, timestep[:1], words)
+                for one, words in zip((latent[:1], latent[:1]), text.split(1), strict=True)
+            ]
+        )
+        together = network(latent[:1].repeat(2, 1, 1, 1), timestep, text)
+        assert torch.equal(together, apart)
+        assert not torch.equal(network(latent, timestep, text), together)
 
 
 @needs_engine
@@ -272,12 +288,21 @@ def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypat
     calls: list[str] = []
     call = operations._call
     monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
-    tiny_model.unet.bfloat16()
-    try:
-        tiny_model.generate("a penguin", seed=1, steps=2)
-    finally:
-        tiny_model.unet.float()
-    assert {"linear", "convolution", "attention", "group_norm", "layer_norm"} <= set(calls)
+    picture = tiny_model.generate("a penguin", seed=1, steps=2)[0]
+    assert not calls  # in float32 there is nothing for it to do
+    everything = {"linear", "convolution", "attention", "group_norm", "layer_norm"}
+    for network, image, expected in [
+        (tiny_model.unet, None, everything),
+        (tiny_model.autoencoder, None, everything - {"layer_norm"}),
+        (tiny_model.autoencoder, picture, everything - {"layer_norm"}),
+    ]:
+        network.bfloat16()
+        try:
+            tiny_model.generate("a penguin", image=image, seed=1, steps=2)
+        finally:
+            network.float()
+        assert set(calls) == expected
+        calls.clear()
 
 
 def test_without_the_library_all_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
 from diafano.denoiser import Denoise, Network
+from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.masks import Window, filled, hard, softened, window_around
 from diafano.outpainting import SOFT_EDGE, enlarged, read_sides
@@ -178,7 +179,8 @@ def encode_init_image(
     weights = autoencoder.encoder.conv_in.weight
 
     def encode(pixels: Tensor) -> Tensor:
-        return autoencoder.encode(pixels[None].to(weights.device, weights.dtype)).mean.float()
+        with accelerated(autoencoder):
+            return autoencoder.encode(pixels[None].to(weights.device, weights.dtype)).mean.float()
 
     if mask is None:
         fitted = fit(picture, *size)

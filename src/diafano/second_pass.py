@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
+from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.from_picture import InitImage
 from diafano.picture import to_picture, to_pixels
@@ -83,6 +84,7 @@ def enlarged(
     latents = []
     for pixels in decode(latent):
         picture = to_picture(pixels).resize((width, height), upscaler.filter)
-        encoded = autoencoder.encode(to_pixels(picture)[None].to(weights.device, weights.dtype))
+        with accelerated(autoencoder):
+            encoded = autoencoder.encode(to_pixels(picture)[None].to(weights.device, weights.dtype))
         latents.append(cut_out(encoded.mean.float(), goal))
     return InitImage(torch.cat(latents))

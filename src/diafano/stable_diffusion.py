@@ -234,7 +234,7 @@ class StableDiffusion:
         words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
         noted = self.addons.recorded(loras, words) | recorded_controls(controls)
         pictures: list[Image.Image] = []
-        with merged(self.unet, self.text_encoder, loras), accelerated(self.unet, self.autoencoder):
+        with merged(self.unet, self.text_encoder, loras):
             runs = [self.conditionings(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
             for places in self.batches(request):
                 latent, over, done = torch.empty(0), start, 0
@@ -346,14 +346,16 @@ class StableDiffusion:
         denoise = guide if start is None or network is not unet else start.keep(guide)
         options = request.sampler_options
         function = profile.function(sampler, self.schedule)
-        latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
+        with accelerated(self.unet, *(control.network for control in controls)):
+            latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
         return profile.finish(latent, sampler, self.schedule, sigmas)
 
     def decode(self, latent: Tensor) -> Iterator[Tensor]:
         """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32."""
         pixels_each = latent.shape[-2] * latent.shape[-1] * self.autoencoder.factor**2
         for part in torch.split(latent, max(1, DECODED_PIXELS // pixels_each)):
-            pixels = self.autoencoder.decode(part.to(self.autoencoder.decoder.conv_in.weight.dtype))
+            with accelerated(self.autoencoder):
+                pixels = self.autoencoder.decode(part.to(self.autoencoder.decoder.conv_in.weight.dtype))
             if pixels.dtype == torch.float16 and not bool(torch.isfinite(pixels).all()):
                 # Some autoencoders, v1's among them, reach values beyond float16's 65504 for some latents.
                 self.autoencoder.to(torch.float32)

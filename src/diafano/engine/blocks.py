@@ -37,7 +37,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     """
     fused: list[nn.Module] = []
     known: Known = {}
-    if any(operations.fits(weight.detach()) for network in networks for weight in network.parameters()) and available():
+    if any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available():
         for network in networks:
             for block in network.modules():
                 make = FUSED.get(type(block))
@@ -65,7 +65,7 @@ def is_plain(block: nn.Module) -> bool:
             return False
         if isinstance(layer, Attention) and layer.to_q.out_features // layer.heads % 2:
             return False
-        if any(weight.dtype != torch.bfloat16 or not weight.is_cpu for weight in layer.parameters(recurse=False)):
+        if not all(_on_cpu(weight) for weight in layer.parameters(recurse=False)):
             return False
     return True
 
@@ -96,7 +96,7 @@ def twice(x: Tensor) -> Tensor:
 
 def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, time: Tensor | None = None) -> Tensor:
-        if not operations.fits(x):
+        if not operations.fits(x, block.conv1.weight):
             return ResidualBlock.forward(block, x, time)
         if twins(x) and (time is None or twins(time)):
             return twice(forward(x[: len(x) // 2], None if time is None else time[: len(x) // 2]))
@@ -118,7 +118,7 @@ def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor
 
 def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, text: Tensor) -> Tensor:
-        if not (operations.fits(x) and operations.fits(text)):
+        if not operations.fits(x, text, block.norm.weight):
             return SpatialTransformer.forward(block, x, text)
         same = twins(x)
         part = x[: len(x) // 2] if same else x
@@ -161,7 +161,7 @@ def rest_of_block(block: TransformerBlock, x: Tensor, text: Tensor, known: Known
 
 def fused_picture_attention(block: PictureAttention, _: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is not None or not operations.fits(x):
+        if context is not None or not operations.fits(x, block.to_q.weight):
             return PictureAttention.forward(block, x, context)
         tokens = to_tokens(operations.group_norm(x, block.group_norm, silu=False))
         query, key, value = (operations.linear(tokens, layer) for layer in (block.to_q, block.to_k, block.to_v))
@@ -173,7 +173,9 @@ def fused_picture_attention(block: PictureAttention, _: Known) -> Callable[..., 
 
 def fused_upsample(block: Upsample, _: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, size: torch.Size | None = None) -> Tensor:
-        if not operations.fits(x) or (size is not None and tuple(size) != (2 * x.shape[-2], 2 * x.shape[-1])):
+        if not operations.fits(x, block.conv.weight) or (
+            size is not None and tuple(size) != (2 * x.shape[-2], 2 * x.shape[-1])
+        ):
             return Upsample.forward(block, x, size)
         return operations.convolution(x, block.conv, twice=True)
 
@@ -186,6 +188,10 @@ FUSED: dict[type[nn.Module], Callable[[Any, Known], Callable[..., Tensor]]] = {
     PictureAttention: fused_picture_attention,
     Upsample: fused_upsample,
 }
+
+
+def _on_cpu(weight: Tensor) -> bool:
+    return weight.dtype == torch.bfloat16 and weight.is_cpu
 
 
 def _projection(layer: nn.Module) -> nn.Linear | nn.Conv2d:

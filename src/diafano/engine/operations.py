@@ -12,9 +12,11 @@ from diafano.engine.library import library
 _long = ctypes.c_long
 
 
-def fits(x: Tensor) -> bool:
-    """Whether the library can compute with it."""
-    return x.dtype == torch.bfloat16 and x.is_cpu and not (x.requires_grad and torch.is_grad_enabled())
+def fits(*tensors: Tensor) -> bool:
+    """Whether the library can compute with these inputs and weights; it knows no gradients."""
+    return all(x.dtype == torch.bfloat16 and x.is_cpu for x in tensors) and not (
+        torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    )
 
 
 def linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None = None) -> Tensor:
