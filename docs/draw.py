@@ -59,12 +59,14 @@ def _run(words: list[str], folder: Path, page: Path) -> str:
 
 def _keep(shown: str, page: Path, folder: Path, made: Path) -> None:
     """Take a picture that the page shows, by the name it gives, into what it keeps."""
-    place = Path(shown)
-    if place.parts[:-1] != (PICTURES.name, page.stem):
-        raise SystemExit(f"{page.name} shows {shown}: what it draws belongs into {PICTURES.name}/{page.stem}/")
-    if not (folder / place.name).is_file():
+    own = (PICTURES.name, page.stem)
+    if Path(shown).parts[:2] != own:
+        raise SystemExit(f"{page.name} shows {shown}: what it draws belongs into {'/'.join(own)}/")
+    place = Path(*Path(shown).parts[2:])
+    if not (folder / place).is_file():
         raise SystemExit(f"{page.name} shows {shown}, which the commands above did not draw")
-    shutil.copyfile(folder / place.name, made / place.name)
+    (made / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / place, made / place)
 
 
 def _write_printed(page: Path, blocks: list[Block], printed: dict[int, str]) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 
 import diafano
 from diafano import cli, cli_generate
-from diafano.cli_generate import name_files, slug
+from diafano.cli_generate import name_files
 from diafano.errors import UserError
+from diafano.file_names import slug
 from diafano.picture import read_parameters, read_picture
 from diafano.stable_diffusion import StableDiffusion
 

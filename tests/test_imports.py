@@ -19,6 +19,7 @@ LAYERS = [
         "cli_options",
         "cli_addons",
         "cli_generate",
+        "cli_experiment",
         "cli_noise",
         "cli_inspect",
         "cli_train",
@@ -27,7 +28,7 @@ LAYERS = [
         "cli_tokens",
     },
     {"serve", "explain"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "experiments"},
     {"data", "checkpoints"},
     {"presets"},
     {"stable_diffusion", "filmstrip"},
@@ -40,7 +41,7 @@ LAYERS = [
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine"},
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "compiled", "infotext"},
     {"masks", "outpainting", "upscaling"},
-    {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax"},
+    {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax", "file_names"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

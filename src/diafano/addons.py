@@ -16,6 +16,9 @@ from diafano.lora_tags import (
     write_hashes,
 )
 
+Loras = Mapping[str, tuple[Lora, Strength]]
+"""The LoRAs that a prompt names."""
+
 FindLora = Callable[[str], Lora]
 """The LoRA of a name. Raises UserError where there is none."""
 
@@ -55,7 +58,7 @@ class Addons:
         """The prompt with a tag for each LoRA that is kept: asked for that, a model without them draws the same."""
         return " ".join([prompt, *(str(tag) for tag, _ in self.kept.values())])
 
-    def recorded(self, loras: Mapping[str, tuple[Lora, Strength]], words: Collection[str]) -> dict[str, object | None]:
+    def recorded(self, loras: Loras, words: Collection[str]) -> dict[str, object | None]:
         """A1111's settings that tell of the add-ons of a picture, whose prompts name these LoRAs and added words."""
         hashes = {name: lora.hash for name, (lora, _) in loras.items()}
         hashes |= {name: value for name, (_, value) in self.kept.items()}

@@ -1,22 +1,18 @@
 """`diafano generate`: a prompt, or a picture that remembers its own, becomes picture files."""
 
-import itertools
-import re
 import sys
-import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from diafano.file_names import slug, unused
 
 if TYPE_CHECKING:
     from diafano.cli_addons import AddonOptions
     from diafano.recorded import Recorded
     from diafano.request import Request, Settings
     from diafano.stable_diffusion import StableDiffusion
-
-LONGEST_NAME = 60
-"""Letters of a prompt that a file's name takes."""
 
 
 def generate(
@@ -32,11 +28,14 @@ def generate(
     addons: "AddonOptions",
     image: Path | None = None,
     mask: Path | None = None,
+    vary: Sequence[str] = (),
+    prompts: Path | None = None,
 ) -> None:
     """Draw the pictures, write them and print their names.
 
     `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`. What is None in them, and the
-    prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over.
+    prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over. What is to
+    `vary`, and a file of `prompts`, make an experiment of it, see `cli_experiment`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -53,10 +52,17 @@ def generate(
         from diafano.picture import grid as in_grid
         from diafano.recorded import with_overrides, without_picture
 
-        if prompt is None and redrawn is None:
+        axes = []
+        if vary or prompts is not None:
+            from diafano import cli_experiment
+            from diafano.experiments import Inputs
+
+            axes = cli_experiment.axes(vary, prompts, prompt, [grid, filmstrip])
+            output = cli_experiment.folder(output)
+        elif prompt is None and redrawn is None:
             raise UserError("there is nothing to draw: give a PROMPT, or a picture to draw again with --from")
         # Before the work, because nobody wants to hear after it that there is no such folder.
-        if not output.is_dir():
+        if not axes and not output.is_dir():
             check_target(output)
         for sheet in (grid, filmstrip):
             if sheet is not None:
@@ -72,6 +78,10 @@ def generate(
         controls, lost = addons.control.controls(model, was, allow_partial=addons.allow_partial)
         if recorded is not None:
             prompt = _honoured(recorded, prompt, model, addons, lost)
+        if axes:
+            same = Inputs(over, painted, controls)
+            cli_experiment.run(model, prompt, axes, output, same, addons.spoken, settings, progress, bar)
+            return
         assert prompt is not None
         prompt = addons.spoken(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, **settings)
@@ -113,6 +123,12 @@ def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
         parts = read_prompt(text, model.tokenizer, weighting, request.steps)
         if any(len(held.chunks) > 1 for part in parts for held in part.texts):
             print(f"{name}: {count_sentence(parts)}", file=sys.stderr)
+
+
+def loading_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the command's options that say how the model is loaded."""
+    names = ("device", "dtype", "tokenizer", "prediction", "ema", "revision", "compiled")
+    return {name: options[name] for name in names}
 
 
 def settings_of(options: Mapping[str, Any]) -> "Settings":
@@ -168,23 +184,7 @@ def name_files(output: Path, prompt: str, seeds: Sequence[str]) -> list[Path]:
     and numbered for several: ``apples-1.png``, ``apples-2.png``.
     """
     if output.is_dir():
-        return [_unused(output / f"{slug(prompt)}-{seed}.png") for seed in seeds]
+        return [unused(output / f"{slug(prompt)}-{seed}.png") for seed in seeds]
     if len(seeds) == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{number}") for number in range(1, len(seeds) + 1)]
-
-
-def slug(prompt: str) -> str:
-    """``Two red äpples, on blue!`` -> ``two-red-apples-on-blue``; letters of any script stay."""
-    plain = "".join(
-        letter for letter in unicodedata.normalize("NFKD", prompt.lower()) if not unicodedata.combining(letter)
-    )
-    return re.sub(r"[\W_]+", "-", plain)[:LONGEST_NAME].strip("-") or "picture"
-
-
-def _unused(path: Path) -> Path:
-    if not path.exists():
-        return path
-    return next(
-        other for number in itertools.count(2) if not (other := path.with_stem(f"{path.stem}-{number}")).exists()
-    )

@@ -94,6 +94,22 @@ VariationStrength = Annotated[
 ]
 Size = Annotated[str | None, typer.Option(help="Width and height in pixels. Default: the model's own.", metavar="WxH")]
 Count = Annotated[int | None, typer.Option(help="How many pictures. Default: 1.", metavar="N")]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A setting and values for it, such as steps=10,20,50: draws one picture for each, into the folder"
+        " --output, with a labelled picture and a table of all; what is there already is not drawn again. Up to three,"
+        " for all combinations.",
+        metavar="NAME=A,B",
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help='File of prompts, one a line, to be drawn like that; or JSON lines: {"prompt": "...", "steps": 20}.',
+        metavar="FILE",
+    ),
+]
 Image = Annotated[
     Path | None, typer.Option(help="Picture to draw over. Its size is taken, or the nearest.", metavar="PICTURE")
 ]

@@ -51,6 +51,7 @@ UNDERSTOOD = {
     *(key for key, _, _ in (*READ_ALONE, *READ_PARTS)),
     *("Sampler", "Schedule type", "Model", "Model hash", "RNG", "Eta DDIM"),
     *("Batch size", "Batch pos", "Like", "Version"),
+    *("Weights", "Input pictures"),  # by which an experiment knows its pictures
     *ADDONS,
 }
 SCHEDULES_OF_THEIR_OWN = (1, 9)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diafano.addons import Addons
+from diafano.addons import Addons, Loras
 from diafano.autoencoder import Autoencoder
 from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.controlnet import Control, Controlled, recorded_controls
@@ -128,7 +128,6 @@ class StableDiffusion:
         An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), at its own
         size or the nearest; with a `mask` only where that is white, with `outpaint` beyond its sides. See
         `request_parts.OverPicture` and docs/from_a_picture.md.
-
         `controls` are pictures that it is to follow, see `controlnet.Control`.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
@@ -230,9 +229,7 @@ class StableDiffusion:
         passes = self.passes(request)
         sigmas = [self.sigmas(one) for one in passes]
         loras = self.addons.loras_of(request.prompt)
-        said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
-        words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
-        noted = self.addons.recorded(loras, words) | recorded_controls(controls)
+        recorded = self.recorded(request, controls, loras)
         pictures: list[Image.Image] = []
         with merged(self.unet, self.text_encoder, loras):
             runs = [self.conditionings(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
@@ -246,8 +243,15 @@ class StableDiffusion:
                     done += len(levels) - 1
                 for place, pixels in zip(places, self.decode(latent), strict=True):
                     drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
-                    pictures.append(with_parameters(drawn, recorded_text(said, place, self.card.name, noted)))
+                    pictures.append(with_parameters(drawn, recorded(place)))
         return pictures
+
+    def recorded(self, request: Request, controls: Sequence[Control], loras: Loras) -> Callable[[int], str]:
+        """What the picture at a place of the request's batch carries as its settings."""
+        said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
+        words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
+        noted = self.addons.recorded(loras, words) | recorded_controls(controls)
+        return lambda place: recorded_text(said, place, self.card.name, noted)
 
     def sigmas(self, request: Request) -> list[float]:
         """The falling noise levels of the run: ``steps + 1``, except where `request.like` counts steps otherwise.

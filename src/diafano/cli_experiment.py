@@ -1,0 +1,88 @@
+"""`diafano generate --vary ... --prompts ...`: many pictures, a folder, a labelled picture and a table."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diafano.errors import UserError
+from diafano.experiments import Axis, Drawn, Inputs, cells_of, read_axis, read_prompts, run_experiment
+from diafano.experiments.running import CSV, GRID, MARKDOWN
+from diafano.picture import FORMATS
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from diafano.request import Settings
+    from diafano.stable_diffusion import StableDiffusion
+
+FOLDER = Path("experiment")
+"""Where nobody says where."""
+
+
+def axes(vary: Sequence[str], prompts: Path | None, prompt: str | None, others: Sequence[Path | None]) -> list[Axis]:
+    """What was typed, checked as far as it can be without a model. A file of prompts is the last axis.
+
+    `others` are --grid and --filmstrip, which an experiment does not have.
+    """
+    if any(other is not None for other in others):
+        raise UserError("--vary and --prompts make a grid of their own: leave out --grid and --filmstrip")
+    found = [read_axis(one) for one in vary]
+    if prompts is not None:
+        if prompt is not None:
+            raise UserError(f"there is a PROMPT, {prompt!r}, and a file of prompts: leave one of them out")
+        found.append(read_prompts(prompts))
+    cells_of(found)
+    return found
+
+
+def folder(output: Path) -> Path:
+    """The folder to write, which may have to be made."""
+    if output == Path("picture.png"):  # the option's default
+        output = FOLDER
+    if output.suffix.lower() in FORMATS or output.is_file():
+        raise UserError(f"an experiment writes many files, not only {str(output)!r}: give the name of a folder")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {str(output.parent)!r} to make {output.name!r} in: make it first")
+    return output
+
+
+def run(
+    model: "StableDiffusion",
+    prompt: str | None,
+    axes: Sequence[Axis],
+    output: Path,
+    inputs: Inputs,
+    spoken: Callable[[str], str],
+    settings: "Settings",
+    progress: "Progress",
+    bar: "TaskID",
+) -> None:
+    """Draw, with a bar over all steps, and print the names of the files that show all."""
+    drawn: list[Drawn] = []
+
+    def on_start(pictures: int, steps: int) -> None:
+        progress.update(bar, description=f"drawing {pictures} pictures", total=steps)
+
+    def on_step(*_: object) -> None:
+        progress.advance(bar)
+
+    try:
+        run_experiment(
+            model,
+            prompt,
+            axes,
+            output,
+            inputs=inputs,
+            spoken=spoken,
+            on_start=on_start,
+            on_step=on_step,
+            on_drawn=drawn.append,
+            **settings,
+        )
+    finally:
+        if drawn:
+            fresh = sum(one.seconds is not None for one in drawn)
+            print(f"pictures drawn: {fresh}, there already: {len(drawn) - fresh}", file=sys.stderr)
+            for name in (GRID, CSV, MARKDOWN):
+                print(output / name)

@@ -1,0 +1,12 @@
+"""Experiments: the same picture with other settings, side by side; and many prompts, one after the other.
+
+axes.py       what varies, and the values that it takes; a file of prompts
+running.py    each combination drawn, unless its folder has it already
+sheet.py      all of them as one labelled picture
+table.py      all of them as a table
+"""
+
+from diafano.experiments.axes import Axis, Cell, axis_of, cells_of, read_axis, read_prompts
+from diafano.experiments.running import Drawn, Inputs, run_experiment
+
+__all__ = ["Axis", "Cell", "Drawn", "Inputs", "axis_of", "cells_of", "read_axis", "read_prompts", "run_experiment"]
