@@ -44,7 +44,7 @@ def test_a_gpu_gets_cuda_graphs(asked: list[dict[str, Any]], monkeypatch: pytest
     class OnGPU(nn.Module):
         def parameters(self, recurse: bool = True) -> Any:
             class Weight:
-                device = torch.device("cuda")
+                device, dtype = torch.device("cuda"), torch.float16
 
             return iter([Weight()])
 
@@ -63,6 +63,17 @@ def test_what_is_missing_is_said(device: str, said: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=said):
         compiled._check_tools(device)
+
+
+def test_the_engines_work_is_not_compiled_once_more(
+    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled.engine, "available", lambda: True)
+    with pytest.raises(UserError, match="engine of diafano's own"):
+        compiled.compile_network(nn.Linear(2, 2, dtype=torch.bfloat16))
+    assert asked == []
+    compiled.compile_network(nn.Linear(2, 2))  # float32 is not the engine's
+    assert len(asked) == 1
 
 
 def test_load_compiles_the_unet_and_nothing_else(asked: list[dict[str, Any]]) -> None:

@@ -38,8 +38,8 @@ LAYERS = [
     {"request_parts", "request_guidance"},
     {"profiles", "profile_grids"},
     {"prompt_embedding"},
-    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine"},
-    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "compiled", "infotext"},
+    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine", "compiled"},
+    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
     {"masks", "outpainting", "upscaling"},
     {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax", "file_names"},
 ]

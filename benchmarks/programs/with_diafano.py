@@ -14,6 +14,7 @@ import torch  # noqa: E402 (OpenMP reads its settings when torch is imported)
 from torch import Tensor  # noqa: E402
 
 import diafano.checkpoints.diffusers  # noqa: E402 (what `diafano.load` imports of a folder)
+from diafano.engine import accelerated  # noqa: E402
 
 from . import GUIDANCE, NEGATIVE, PROMPT, SEED, SIGMAS  # noqa: E402
 from .inputs import latent, pixels  # noqa: E402
@@ -63,11 +64,13 @@ class Diafano:
 
     @torch.inference_mode()
     def decode(self, size: int, batch: int) -> None:
-        list(self.model.decode(latent(size, batch)))
+        with accelerated(self.model.autoencoder):  # as `draw` does
+            list(self.model.decode(latent(size, batch)))
 
     @torch.inference_mode()
     def encode(self, size: int, batch: int) -> None:
-        self.model.autoencoder.encode(pixels(size, batch).to(self.model.dtype))
+        with accelerated(self.model.autoencoder):
+            self.model.autoencoder.encode(pixels(size, batch).to(self.model.dtype))
 
     @torch.inference_mode()
     def text(self, size: int, batch: int) -> None:
@@ -85,8 +88,9 @@ class Diafano:
         def watch(step: int, sigma: float, noisy: Tensor, clean: Tensor) -> None:
             found.append((noisy - clean) / sigma)  # noisy = clean + sigma * noise
 
-        for sigma in SIGMAS:  # a run starts with a latent of which the network sees exactly the noise
-            self.model.denoise(texts, [sigma, 0.0], request, lambda: latent(size, 1), watch)
+        with accelerated(self.model.unet):
+            for sigma in SIGMAS:  # a run starts with a latent of which the network sees exactly the noise
+                self.model.denoise(texts, [sigma, 0.0], request, lambda: latent(size, 1), watch)
         return found
 
 

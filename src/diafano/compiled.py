@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from diafano import engine
 from diafano.errors import UserError
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -30,8 +31,14 @@ def compile_network(network: nn.Module) -> None:
     Its weights, their names and what it computes stay, up to rounding. Raises UserError where something is missing
     that torch compiles with.
     """
-    device = next(network.parameters()).device.type
+    weight = next(network.parameters())
+    device = weight.device.type
     _check_tools(device)
+    if weight.dtype == torch.bfloat16 and device == "cpu" and engine.available():
+        raise UserError(
+            "this processor has an engine of diafano's own, which is faster than what torch compiles:"
+            " leave --compile out"
+        )
     os.environ.setdefault(CACHE, str(cache_folder()))
     if device != "cuda":
         network.compile(dynamic=False)

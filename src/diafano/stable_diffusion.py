@@ -150,7 +150,8 @@ class StableDiffusion:
             return self.request(prompt, **settings), None
         over = over_picture_settings(settings, image, mask, self.nearest_size, self.card.size)
         request = self.request(prompt, **over)
-        return request, init_image(self.autoencoder, request, image, mask)
+        with accelerated(self.autoencoder):
+            return request, init_image(self.autoencoder, request, image, mask)
 
     def request(self, prompt: str, **settings: Unpack[Settings]) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
