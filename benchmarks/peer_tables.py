@@ -82,19 +82,19 @@ def _work(found: dict[str, Any]) -> str:
     for do in NAMES:
         for what in _kinds(runs_of(found, do)):
             lines.append(row([_what(what), *(_cell(latest(found, what, name), name) for name in programs)]))
-    firsts = _first_calls(found)
-    return "\n".join([*lines, *(["", firsts] if firsts else [])])
+    pauses = _pauses(found)
+    return "\n".join([*lines, *(["", pauses] if pauses else [])])
 
 
-def _first_calls(found: dict[str, Any]) -> str:
-    """What compiling costs: how much longer the first step of a process takes than the others."""
+def _pauses(found: dict[str, Any]) -> str:
+    """What compiling and packing cost: how much longer the first step of a process takes than the others."""
     pauses = []
     runs = runs_of(found, "step")
     for name in _programs(runs):
-        for what in _kinds(runs)[:1]:
-            if (run := latest(found, what, name)) is not None and run["found"][name]["first"] is not None:
-                pauses.append(f"{name} {run['found'][name]['first']:.1f} s")
-    return f"First call for a step in a fresh process: {', '.join(pauses)}." if pauses else ""
+        run = latest(found, _kinds(runs)[0], name)
+        if run is not None and run["found"][name].get("pause") is not None:
+            pauses.append(f"{name} {run['found'][name]['pause']:.1f} s")
+    return f"The first step in a fresh process takes longer by: {', '.join(pauses)}." if pauses else ""
 
 
 def _growth(found: dict[str, Any]) -> str:
@@ -144,7 +144,8 @@ def _error(found: dict[str, Any]) -> str:
     runs = runs_of(found, "error")
     if not runs:
         return ""
-    lines = head(["guided prediction", "relative error", "against"])
+    size = runs[-1]["what"]["size"]
+    lines = head([f"guided prediction, {size}x{size}", "relative error", "against"])
     for name in _programs(runs):
         run = latest(found, runs[-1]["what"], name)
         if run is not None:

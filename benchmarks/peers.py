@@ -118,8 +118,8 @@ class Workers:
 
 
 def measure_work(workers: Workers, programs: list[str], runs: int, what: dict[str, object]) -> dict[str, Any]:
-    """program -> seconds of each run, and of the first call in a fresh process (compiling and all), if it had one."""
-    found: dict[str, Any] = {name: {"seconds": [], "first": None} for name in programs}
+    """program -> seconds of each run, and of the pause that the first call in its process made, where one was made."""
+    found: dict[str, Any] = {name: {"seconds": [], "pause": None} for name in programs}
     for _ in range(runs):
         for name in list(found):
             said = workers[name].ask(**what)
@@ -127,7 +127,7 @@ def measure_work(workers: Workers, programs: list[str], runs: int, what: dict[st
                 del found[name]
                 continue
             found[name]["seconds"].append(said["seconds"])
-            found[name]["first"] = found[name]["first"] or said["first"]
+            found[name]["pause"] = said["pause"] if found[name]["pause"] is None else found[name]["pause"]
             print(f"  {what['do']}, {name}: {said['seconds']:.2f} s, {said['memory'] / GIB:.1f} GiB", flush=True)
     return found
 
