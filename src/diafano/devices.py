@@ -81,17 +81,18 @@ def weightless() -> Iterator[None]:
 
     For counting parameters, and for loading, where the stored weights take the place of the missing ones.
     """
-    with torch.device("meta"), _NoInitialisation():
+    with _OnMeta():
         yield
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Leaves out the filling of new parameters.
+class _OnMeta(TorchFunctionMode):
+    """Puts new tensors onto the meta device and leaves out the filling of them.
 
-    There is nothing to fill on the meta device, but the first normal_ there makes torch import its compiler and sympy,
-    which takes as long as importing torch itself.
+    There is nothing to fill there, but the first normal_ makes torch import its compiler and sympy, which takes as long
+    as importing torch itself. One mode for both, because each is asked about every function of torch.
     """
 
+    MAKING = (torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.linspace, torch.tensor)
     FILLING = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
 
     def __torch_function__(
@@ -99,4 +100,7 @@ class _NoInitialisation(TorchFunctionMode):
     ) -> Any:
         if func in self.FILLING or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if func in self.MAKING and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)

@@ -23,6 +23,7 @@ from diafano.checkpoints.reading import read_json
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
 from diafano.devices import find_device, find_dtype
 from diafano.errors import UserError
+from diafano.memory import without_collecting
 from diafano.noise import NoiseSchedule
 from diafano.request import checked
 from diafano.samplers import find_sampler
@@ -34,6 +35,7 @@ INDEX, CARD = "model_index.json", "diafano.json"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 
 
+@without_collecting()
 def load_folder(
     path: str | os.PathLike[str], device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> StableDiffusion:
@@ -57,9 +59,6 @@ def load_folder(
     text_encoder = read_text.filled(device, dtype)
     unet = read.filled(device, dtype)
     autoencoder = read_vae.filled(device, dtype)
-    if dtype != torch.float32:  # where convolutions are fastest in this layout; small float32 ones on a CPU are not
-        for part in (unet, autoencoder):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
 
     if (folder / CARD).is_file():
         card = _card(read_json(folder / CARD), folder)

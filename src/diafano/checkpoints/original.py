@@ -24,6 +24,7 @@ from diafano.checkpoints.shapes import HEAD_WIDTH, SD1_HEADS
 from diafano.checkpoints.writing import storable, umask
 from diafano.devices import find_device, find_dtype
 from diafano.errors import UserError
+from diafano.memory import without_collecting
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import ModelCard, StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
@@ -37,6 +38,7 @@ DRAWN = (KINDS[4], KINDS[9])
 SPELLED = {"unet": "UNet", "autoencoder": "autoencoder", "text_encoder": "text encoder"}
 
 
+@without_collecting()
 def load_file(
     path: str | os.PathLike[str],
     device: str | torch.device = "auto",

@@ -209,7 +209,7 @@ def _sorted_names(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> d
     misshapen: list[str] = []
     places: set[str] = set()
     for part in parts.values():
-        wanted = part.network.state_dict()
+        wanted = part.wanted
         for ours, stored in part.table.items():
             places.add(stored.name)
             if stored.name not in tensors:

@@ -30,6 +30,8 @@ class Part:
     """One network of a file: its shape, on the meta device, and where each of its tensors is kept."""
 
     network: Network
+    wanted: Mapping[str, Tensor]
+    """The network's own tensors."""
     table: table.Table
 
     def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,10 +49,11 @@ def find_unet(tensors: Mapping[str, Tensor], path: Path, *, ema: bool = False) -
     config = read_unet_shape(tensors, path)
     with weightless():
         unet = UNet(config)
-    places = table.unet_table(config, unet.state_dict())
+    wanted = unet.state_dict()
+    places = table.unet_table(config, wanted)
     if ema:
         places = {ours: replace(stored, name=table.ema_name(stored.name)) for ours, stored in places.items()}
-    return Part(unet, places)
+    return Part(unet, wanted, places)
 
 
 def find_autoencoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
@@ -60,7 +63,8 @@ def find_autoencoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
     config = read_autoencoder_shape(tensors, path)
     with weightless():
         autoencoder = Autoencoder(config)
-    return Part(autoencoder, table.autoencoder_table(config, autoencoder.state_dict()))
+    wanted = autoencoder.state_dict()
+    return Part(autoencoder, wanted, table.autoencoder_table(config, wanted))
 
 
 def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
@@ -88,7 +92,8 @@ def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
             )
         with weightless():
             encoder = CLIPTextEncoder(config)
-        return Part(encoder, table.clip_table(encoder.state_dict(), prefix))
+        wanted = encoder.state_dict()
+        return Part(encoder, wanted, table.clip_table(wanted, prefix))
     return None
 
 
@@ -115,7 +120,8 @@ def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
         )
     with weightless():
         encoder = CLIPTextEncoder(config)
-    return Part(encoder, table.open_clip_table(encoder.state_dict(), layers))
+    wanted = encoder.state_dict()
+    return Part(encoder, wanted, table.open_clip_table(wanted, layers))
 
 
 def read_unet_shape(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:

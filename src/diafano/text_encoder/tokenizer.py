@@ -73,8 +73,12 @@ class Tokenizer:
         *,
         length: int = LENGTH,
         options: Mapping[str, bool | None] | None = None,
+        ids: Iterable[int] | None = None,
     ) -> None:
-        """Wrap a ``tokenizers.Tokenizer`` whose added tokens include every one of ``special_tokens`` (role -> text)."""
+        """Wrap a ``tokenizers.Tokenizer`` whose added tokens include every one of ``special_tokens`` (role -> text).
+
+        ``ids`` are those of its vocabulary, for whoever has them: asking the library for them all takes its time.
+        """
         if length < 2:
             raise UserError(f"A tokenizer's length of {length} leaves no room for start and end; use 2 or more.")
         self.kind: Kind = kind
@@ -86,7 +90,8 @@ class Tokenizer:
         self.start_token = self._id_of(START_ROLE[kind])
         self.end_token = self._id_of(END_ROLE[kind])
         self.pad_token = self._id_of("pad_token")
-        self.vocabulary_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        ids = backend.get_vocab(with_added_tokens=True).values() if ids is None else ids
+        self.vocabulary_size: int = max(ids) + 1
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, length: int = LENGTH) -> "Tokenizer":
@@ -118,6 +123,7 @@ class Tokenizer:
                 {role: token.content for role, token in special.items()},
                 length=length if limit is None else min(length, int(limit)),
                 options=options,
+                ids=[*stored.vocabulary.values(), *backend.get_added_tokens_decoder()],
             )
         except UserError:
             raise
@@ -324,7 +330,8 @@ def _read_vocabulary(folder: Path) -> _Stored:
     if (folder / "vocab.json").exists():
         if not (folder / "merges.txt").exists():
             raise UserError(f"The tokenizer folder {folder} has vocab.json but no merges.txt; copy the missing file.")
-        vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        # a third of the time of BPE.read_file
+        vocabulary, merges = _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
         return _Stored("byte_pair", vocabulary, merges, _read_added(folder))
     if (folder / "vocab.txt").exists():
         return _Stored("word_piece", WordPiece.read_file(str(folder / "vocab.txt")), [], _read_added(folder))
@@ -363,6 +370,17 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The pairs of a tokenizer.json's model, which older versions of the library write as "left right"."""
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
     return [(left, right) for left, right in pairs]
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    """merges.txt: a pair of tokens a line, in no token of which there is a blank."""
+    version, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    text = rest if version.startswith("#version") else f"{version}\n{rest}"
+    words = text.split()
+    if len(words) != 2 * (text.rstrip("\n").count("\n") + 1 if words else 0):
+        wrong = next(line for line in text.split("\n") if len(line.split()) != 2)
+        raise UserError(f"{path} has the line {wrong!r}, which is no pair of tokens; fetch the file again.")
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _read_special_tokens(folder: Path, config: Mapping[str, Any], stored: _Stored) -> dict[str, AddedToken]:
