@@ -6,6 +6,7 @@ layers are scaled so that predictions have the spread of noise and pictures fill
 """
 
 import argparse
+import itertools
 import json
 import os
 import warnings
@@ -140,7 +141,7 @@ def write_scheduler(folder: Path, prediction: str) -> None:
 
 
 def write_tokenizer(folder: Path, *, pad: str) -> None:
-    """CLIP's byte-pair tokenizer, true in its ids of bytes and special tokens, with the merges of a few words."""
+    """CLIP's byte-pair tokenizer, true in its ids of bytes and special tokens and in its size, knowing a few words."""
     letters = byte_alphabet()
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
@@ -151,7 +152,12 @@ def write_tokenizer(folder: Path, *, pad: str) -> None:
             if pair not in merges:
                 merges.append(pair)
                 vocabulary.append("".join(pair))
-    vocabulary += [f"<unused{index}>" for index in range(START - len(vocabulary))]
+    # All other places are taken by pairs of letters, for a vocabulary and merges as long as the true ones take to read.
+    known = set(vocabulary)
+    pairs = ((left, right) for left in letters for right in letters if left + right not in known)
+    for left, right in itertools.islice(pairs, START - len(vocabulary)):
+        merges.append((left, right))
+        vocabulary.append(left + right)
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     settings = {
         "tokenizer_class": "CLIPTokenizer",
