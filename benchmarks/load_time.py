@@ -1,12 +1,13 @@
 """How long a Stable Diffusion 1 of 2 GB in float16 takes to load, and in how much memory: diafano and diffusers.
 
-    .venv/bin/python benchmarks/load_time.py [--runs 5] [--small] [--folder FOLDER] [--json FILE]
+    .venv/bin/python benchmarks/load_time.py [--runs 5] [--small] [--folder FOLDER] [--json FILE] [--write]
 
 Writes a model with random weights into a temporary folder (or takes the diffusers folder FOLDER), and from it the
 single file. Then each of these runs in a fresh process, in turn: `import torch`; `import diafano` and all that loading
-and drawing import; loading the folder and the single file with diafano; loading the folder with diffusers. Loading maps
-files, so a weight may not be read before it is used: "ready" counts until one number of every page was read as well.
-Peak memory is the process's resident set, mapped pages included.
+and drawing import; loading the folder and the single file with diafano in the file's own format, and as `--dtype auto`
+does (which computes in float16 on no CPU, and so converts); loading the folder with diffusers. Loading maps files, so a
+weight may not be read before it is used: "ready" counts until one number of every page was read as well. Peak memory is
+the process's resident set, mapped pages included. `--write` puts the table into docs/loading.md.
 
 diffusers loads faster and in less memory with accelerate, which this project does not need: to have it measured at its
 best, install that beside (`pip install --target FOLDER --no-deps accelerate`, then PYTHONPATH=FOLDER). What was used is
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from in_turn import in_turn, output_of
+
+sys.path.append(str(Path(__file__).parents[1] / "docs"))
+from generated import write_between_markers
 
 PROGRAM = """
 import json, resource, time
@@ -52,20 +56,20 @@ transformers.utils.logging.disable_progress_bar()
 """
 OURS = "(model.text_encoder, model.unet, model.autoencoder)"
 TORCH, IMPORT, FOLDER, FILE, PEER = "import torch", "import diafano", "diafano, folder", "diafano, file", "diffusers"
+AUTO = "diafano, file, --dtype auto"
+DOCUMENT = Path(__file__).parents[1] / "docs/loading.md"
 MIB = 2**20
 
 
 def programs(folder: Path, file: Path) -> dict[str, list[str]]:
     """Row -> command, which prints one JSON object."""
+    single = f"diafano.load({str(file)!r}, device='cpu', tokenizer={str(folder / 'tokenizer')!r}, dtype="
     loads = {
         TORCH: ("import torch", "None", "()"),
         IMPORT: (DIAFANO, "None", "()"),
         FOLDER: (DIAFANO, f"diafano.load({str(folder)!r}, device='cpu', dtype=torch.float16)", OURS),
-        FILE: (
-            DIAFANO,
-            f"diafano.load({str(file)!r}, device='cpu', dtype=torch.float16, tokenizer={str(folder / 'tokenizer')!r})",
-            OURS,
-        ),
+        FILE: (DIAFANO, f"{single}torch.float16)", OURS),
+        AUTO: (DIAFANO, f"{single}'auto')", OURS),
         PEER: (
             DIFFUSERS,
             f"StableDiffusionPipeline.from_pretrained({str(folder)!r}, torch_dtype=torch.float16, safety_checker=None)",
@@ -111,6 +115,7 @@ def verdicts(rows: dict[str, dict[str, float]], size: int) -> dict[str, float]:
         "file / diffusers' folder: ready": rows[FILE]["ready"] / rows[PEER]["ready"],
         "folder: peak memory / size of the weights": rows[FOLDER]["peak"] / size,
         "file: peak memory / size of the weights": rows[FILE]["peak"] / size,
+        "file, --dtype auto: peak memory / size of the weights": rows[AUTO]["peak"] / size,
         "diffusers: peak memory / size of the weights": rows[PEER]["peak"] / size,
         "import torch: peak memory / size of the weights": rows[TORCH]["peak"] / size,
     }
@@ -131,6 +136,7 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--small", action="store_true", help="narrow layers, to try the script itself")
     arguments.add_argument("--folder", type=Path, help="a diffusers folder in float16, instead of random weights")
+    arguments.add_argument("--write", action="store_true", help="put the figures into docs/loading.md")
     arguments.add_argument("--json", type=Path, help="write everything that was measured")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -146,10 +152,12 @@ def main() -> None:
         runs = in_turn(programs(folder, file), given.runs, measured)
     rows = {name: medians(values) for name, values in runs.items()}
     found: dict[str, Any] = verdicts(rows, size)
-    print(f"weights: {size / 1e9:.2f} GB in float16; {given.runs} runs;", *(f"{n} {v}" for n, v in versions().items()))
-    print(table(rows))
-    for name, value in found.items():
-        print(f"{name}: {value:.2f}")
+    said = [f"{name} {version}" for name, version in versions().items()]
+    lines = [f"Weights of {size / 1e9:.2f} GB in float16; {given.runs} runs; {', '.join(said)}.", "", table(rows), ""]
+    lines += ["| ratio | |", "| --- | --- |", *(f"| {name} | {value:.2f} |" for name, value in found.items())]
+    print("\n".join(lines))
+    if given.write:
+        write_between_markers(DOCUMENT, "loading", "\n".join(lines))
     if given.json is not None:
         everything = {"bytes": size, "versions": versions(), "medians": rows, "ratios": found, "runs": runs}
         given.json.write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")

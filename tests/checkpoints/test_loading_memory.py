@@ -127,7 +127,9 @@ def test_the_collector_waits_and_goes_on() -> None:
     assert seen == [False] and gc.isenabled()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2]
+)
 def test_every_format_is_mapped_as_the_library_does(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {
         "some": (torch.randn(3, 5) * 9).to(dtype),

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
@@ -70,8 +69,6 @@ def with_autoencoder(
             stacklevel=2,
         )
     autoencoder = found.part.filled(model.device, model.dtype)
-    if model.dtype != torch.float32:
-        autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as `load_folder` does
     return model.with_autoencoder(autoencoder, found.name, found.hash)
 
 
