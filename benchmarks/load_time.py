@@ -45,7 +45,12 @@ print(json.dumps({{
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }}))
 """
-DIAFANO = "import diafano, torch, diafano.checkpoints.diffusers, diafano.checkpoints.original"
+DIAFANO = """
+import torch, diafano
+from diafano.memory import without_collecting
+with without_collecting():  # as `diafano.load` does
+    import diafano.checkpoints.diffusers, diafano.checkpoints.original
+"""
 DIFFUSERS = """
 import warnings
 warnings.simplefilter("ignore")

@@ -75,7 +75,10 @@ def load(
     `compiled` has torch compile the UNet: a pause before the first picture of each size, then faster steps on a GPU.
     Raises UserError, one sentence, for what cannot be loaded.
     """
-    model = _load(source, device, dtype, tokenizer, prediction, ema, revision)
+    from diafano.memory import without_collecting
+
+    with without_collecting():
+        model = _load(source, device, dtype, tokenizer, prediction, ema, revision)
     if any(given is not None for given in (loras, embeddings, vae)):
         from diafano.checkpoints import addons
 

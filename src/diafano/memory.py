@@ -47,8 +47,8 @@ def keep_freed_memory() -> bool:
 def without_collecting() -> Iterator[None]:
     """Python's garbage collector waits until the block is over. Usable as a decorator.
 
-    Loading a model makes a hundred thousand objects, nearly all of which stay. At every so many of them the collector
-    would look through all objects of torch for what has become unreachable, which doubles the time.
+    Loading a model, and importing what loads it, makes a hundred thousand objects, nearly all of which stay. Again and
+    again the collector would look through all objects of torch for what has become unreachable, which doubles the time.
     """
     was_on = gc.isenabled()
     gc.disable()
