@@ -7,8 +7,9 @@ import ctypes
 import gc
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 # Parameters of glibc's mallopt(3); their numbers are part of its binary interface (malloc.h).
@@ -80,6 +81,12 @@ class MappedFiles:
         page = os.sysconf("SC_PAGE_SIZE")
         first, last = -(-address // page) * page, (address + length) // page * page
         if last > first and any(start <= first and last <= end for start, end in self._ranges):
-            advise = ctypes.CDLL(None).madvise
-            advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-            advise(first, last - first, MADV_DONTNEED)
+            _madvise()(first, last - first, MADV_DONTNEED)
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int]:
+    """Kept, because each new one is a cycle of objects that stays until the garbage collector comes."""
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return advise
