@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from diafano import engine
+from diafano.devices import lay_out
 from diafano.errors import UserError
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -31,6 +32,7 @@ def compile_network(network: nn.Module) -> None:
     Its weights, their names and what it computes stay, up to rounding. Raises UserError where something is missing
     that torch compiles with.
     """
+    lay_out(network)
     weight = next(network.parameters())
     device = weight.device.type
     _check_tools(device)

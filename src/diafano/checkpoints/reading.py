@@ -8,14 +8,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
+from diafano.devices import fastest_layout
 from diafano.errors import UserError
 from diafano.memory import MappedFiles
 
@@ -167,30 +167,11 @@ def assign_weights(
 
 
 def _placed(owner: nn.Module, stored: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The weight of `owner` on its device and in its format; a convolution's in half precision is channels_last.
-
-    That layout is where they are fastest. (Small float32 ones on a CPU are not.) A weight that is converted anyway gets
-    it at once. One that is only mapped stays so until its convolution is first run: loading takes no memory for it.
-    """
-    if not isinstance(owner, nn.Conv2d) or stored.ndim != 4 or dtype == torch.float32:
-        return stored.to(device=device, dtype=dtype)
-    if (stored.device, stored.dtype) != (device, dtype):
-        return stored.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    lays_out = _LaysOut()
-    lays_out.handle = owner.register_forward_pre_hook(lays_out)
-    return stored
-
-
-class _LaysOut:
-    """A hook for the first run of a convolution: it makes the weight channels_last and goes."""
-
-    handle: RemovableHandle
-
-    def __call__(self, owner: nn.Module, inputs: object) -> None:
-        with torch.inference_mode(False):  # else the weight could not be trained any more
-            weight = cast(Tensor, owner.weight)
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        self.handle.remove()
+    """The weight of `owner` on its device and in its format; what is converted anyway is laid out as by `lay_out`."""
+    if (stored.device, stored.dtype) == (device, dtype):
+        return stored  # mapped: until it runs it takes no memory
+    layout = fastest_layout(owner, dtype) if stored.ndim == 4 else torch.preserve_format
+    return stored.to(device=device, dtype=dtype, memory_format=layout)
 
 
 def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

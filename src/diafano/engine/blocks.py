@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diafano.devices import lay_out
 from diafano.engine import operations
 from diafano.engine.library import available
 from diafano.layers import (
@@ -33,8 +34,9 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     """Inside, the networks' blocks compute by the engine, if this machine has it; the networks are what they were.
 
     Weights are read where they lie, in each call: they may change in between, and nothing is kept of them but the keys
-    and values of the text that was read last.
+    and values of the text that was read last. With or without the engine, weights get their layout first.
     """
+    lay_out(*networks)
     fused: list[nn.Module] = []
     known: Known = {}
     if any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available():
