@@ -305,6 +305,17 @@ def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypat
         calls.clear()
 
 
+@needs_engine
+def test_memory_is_kept_for_who_draws_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(blocks, "keep_freed_memory", lambda: kept.append(True))
+    network, _ = networks()["decoder"]
+    with accelerated(network):
+        assert kept == [True]
+    with accelerated(network.float()):
+        assert kept == [True]
+
+
 def test_without_the_library_all_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     network, inputs = networks()["unet"]
     plain = network(*inputs)

@@ -27,6 +27,7 @@ from diafano.layers import (
     to_map,
     to_tokens,
 )
+from diafano.memory import keep_freed_memory
 
 
 @contextmanager
@@ -40,6 +41,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     fused: list[nn.Module] = []
     known: Known = {}
     if any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available():
+        keep_freed_memory()  # as the commands do from the start
         for network in networks:
             for block in network.modules():
                 make = FUSED.get(type(block))
