@@ -185,11 +185,13 @@ def encode_init_image(
     if mask is None:
         fitted = fit(picture, *size)
         return InitImage(encode(to_pixels(fitted)), fitted)
-    soft = softened(hard(mask), blur)
+    mask = hard(mask)
+    soft = softened(mask, blur)
     window = Window((0, 0, *picture.size), size) if padding is None else window_around(soft, size, padding)
-    touched = window.touched(soft)
+    # Of the white alone: what is drawn has to fit to the picture under the soft edge, or it would fade out there.
+    touched = window.touched(mask)
     pixels = to_pixels(window.scaled(picture))
-    latent = encode(to_pixels(window.scaled(filled(picture, soft))) if content == "fill" else pixels)
+    latent = encode(to_pixels(window.scaled(filled(picture, mask))) if content == "fill" else pixels)
     # A latent position is drawn anew if any of its pixels is.
     latent_mask = F.max_pool2d(touched, autoencoder.factor).to(latent.device) > 0
     if content == "latent nothing":
