@@ -127,7 +127,7 @@ def generate(
     carries its settings: in PNG the text chunk `parameters`, in JPEG and WebP the EXIF user comment.
     """
     from diafano import cli_generate
-    from diafano.cli_addons import AddonOptions, ControlOptions
+    from diafano.cli_addons import addon_options
 
     cli_generate.generate(
         prompt,
@@ -142,16 +142,7 @@ def generate(
         mask=mask,
         vary=vary or [],
         prompts=prompts,
-        addons=AddonOptions(
-            lora or [],
-            lora_dir or [],
-            embedding or [],
-            vae,
-            ControlOptions(
-                control or [], control_image or [], control_strength or [], control_start or [], control_end or []
-            ),
-            allow_partial,
-        ),
+        addons=addon_options(context.params),
     )
 
 

@@ -121,6 +121,23 @@ class AddonOptions:
         return prompt
 
 
+def addon_options(options: Mapping[str, Any]) -> AddonOptions:
+    """Those of the command's options that add something."""
+
+    def several(name: str) -> Sequence[Any]:
+        return options[name] or []
+
+    control = ControlOptions(
+        several("control"),
+        several("control_image"),
+        several("control_strength"),
+        several("control_start"),
+        several("control_end"),
+    )
+    kept = several("lora"), several("lora_dir"), several("embedding")
+    return AddonOptions(*kept, options["vae"], control, options["allow_partial"])
+
+
 def with_strength(typed: str) -> tuple[Path, float | None]:
     """``style.safetensors:0.8`` -> (style.safetensors, 0.8)."""
     match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", typed)

@@ -46,6 +46,7 @@ from diafano.schedules import AUTOMATIC
 from diafano.second_pass import enlarged, passes_of, steps_before
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
+from diafano.text_encoder.spelling import cut_note
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.unet import UNet
 from diafano.variations import varied
@@ -281,13 +282,8 @@ class StableDiffusion:
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts as they stand -> (count, tokens, text width), all in one batch. Warns of words that do not fit."""
-        for text in texts:
-            if cut := self.tokenizer.tokens_cut(text):
-                warnings.warn(
-                    f"the last {cut} tokens of the prompt are left out, because {self.tokenizer.length - 2} fit:"
-                    f" {self.tokenizer.text_cut(text)!r}",
-                    stacklevel=2,
-                )
+        for note in filter(None, (cut_note(self.tokenizer, text) for text in texts)):
+            warnings.warn(note, stacklevel=2)
         encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)
         return encoded
 

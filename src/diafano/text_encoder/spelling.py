@@ -1,4 +1,4 @@
-"""Token ids -> words that people read."""
+"""Token ids -> words that people read, and what is said of words that do not fit."""
 
 import codecs
 from collections.abc import Iterable
@@ -10,6 +10,14 @@ _BYTES = dict(
     zip(byte_alphabet(), [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)], strict=True)
 )
 """The character that stands for a byte -> that byte."""
+
+
+def cut_note(tokenizer: Tokenizer, text: str) -> str | None:
+    """What to tell of a text that has more tokens than fit; None of others."""
+    cut, room = tokenizer.tokens_cut(text), tokenizer.length - 2
+    if cut == 0:
+        return None
+    return f"the last {cut} tokens of the prompt are left out, because {room} fit: {tokenizer.text_cut(text)!r}"
 
 
 def words(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
