@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 import diafano
@@ -142,3 +143,33 @@ def test_every_format_is_mapped_as_the_library_does(tmp_path: Path, dtype: torch
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
         assert torch.equal(found[name].float(), tensor.float())
+
+
+@LINUX
+@pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
+def test_inspecting_a_file_has_one_tensor_at_a_time_in_memory(wide_folder: Path, tmp_path: Path, kind: str) -> None:
+    unet = load_tensors(wide_folder / "unet/diffusion_pytorch_model.safetensors")
+    names = {f"first_stage_model.decoder.{name}": tensor for name, tensor in unet.items()}
+    small = {"broken": torch.full((1,), torch.nan)}
+    path = tmp_path / f"model.{kind}"
+    if kind == "ckpt":
+        torch.save({"state_dict": names | small}, path)
+    else:
+        save_tensors(names | small, path)
+    program = INSPECTION.format(path=str(path))
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    size, grown = path.stat().st_size, int(found.stdout)
+    assert size > 100e6 and grown < size / 2
+
+
+INSPECTION = """
+import resource, types
+from pathlib import Path
+from diafano.checkpoints import recognise
+from diafano.checkpoints.reading import read_file
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tensors = read_file(Path({path!r}))
+original = types.SimpleNamespace(parts=["all"], used=lambda _: tensors, tensors=tensors, zero_terminal_snr=False)
+assert len(list(recognise.suspicions(original))) == 1
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""

@@ -17,6 +17,7 @@ from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.checkpoints.reading import listed, read_safetensors
 from diafano.checkpoints.shapes import Part, count, find_autoencoder, find_text_encoder, find_unet
 from diafano.errors import UserError
+from diafano.memory import MappedFiles
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.unet import UNet, UNetConfig
 
@@ -155,7 +156,8 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
 
 
 def suspicions(original: Original) -> Iterator[str]:
-    """Values that no healthy checkpoint has. Reads every tensor in use once, one after the other."""
+    """Values that no healthy checkpoint has. Reads every tensor in use once; one at a time is in memory."""
+    files = MappedFiles()
     for part in original.parts:
         for name in sorted(original.used(part)):
             tensor = original.tensors[name]
@@ -165,6 +167,7 @@ def suspicions(original: Original) -> Iterator[str]:
                 yield f"{name} has {broken} values that are NaN or infinite"
             elif name.endswith("weight") and tensor.ndim > 1 and not bool(tensor.any()):
                 yield f"{name} is all zeros"
+            files.forget(tensor.data_ptr(), tensor.nbytes)
     stored = original.tensors.get("alphas_cumprod")
     if stored is not None and not original.zero_terminal_snr:
         ours = NoiseSchedule(ScheduleConfig()).alphas_cumprod
