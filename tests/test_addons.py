@@ -235,6 +235,11 @@ def test_from_says_which_are_lost(
     assert "<lora:style:0.8>" in settings(again)
 
 
+def test_tags_are_no_tokens(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tokens", "two bananas <lora:style:0.8>", "--model", tiny_folder) == 0
+    assert capsys.readouterr().out == "  chunk 1, 2 of 75 tokens: two bananas \n".replace(" \n", "\n")
+
+
 def test_complaint_lora_keys_dropped_in_silence_by_the_command(
     tiny_folder: Path, loras: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,7 +78,7 @@ def load(
     from diafano.memory import without_collecting
 
     with without_collecting():
-        model = _load(source, device, dtype, tokenizer, prediction, ema, revision)
+        model = _load(source, device, dtype, tokenizer, prediction, ema, revision, vae)
     if any(given is not None for given in (loras, embeddings, vae)):
         from diafano.checkpoints import addons
 
@@ -98,8 +98,9 @@ def _load(
     prediction: str | None,
     ema: bool,
     revision: str | None,
+    vae: str | os.PathLike[str] | None,
 ) -> "StableDiffusion":
-    """The model without add-ons."""
+    """The model without add-ons; `vae` is for a single file that has no autoencoder of its own."""
     from diafano.checkpoints.diffusers import load_folder
     from diafano.checkpoints.hub import find_hub_id, load_from_hub
     from diafano.errors import UserError
@@ -116,7 +117,7 @@ def _load(
     if folder.is_file():
         from diafano.checkpoints.original import load_file
 
-        return load_file(folder, device, dtype, tokenizer=tokenizer, prediction=prediction, ema=ema)
+        return load_file(folder, device, dtype, tokenizer=tokenizer, prediction=prediction, ema=ema, vae=vae)
     if tokenizer is not None or prediction is not None or ema:
         raise UserError(
             f"{str(folder)!r} is no single file and says itself: tokenizer, prediction, ema are for single files"

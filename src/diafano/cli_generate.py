@@ -115,11 +115,12 @@ def generate(
 
 def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
     """How long the prompts are, where one of them takes more than a chunk; `diafano tokens` says it of any."""
+    from diafano.lora_tags import without_tags
     from diafano.profiles import find_profile
     from diafano.prompt_reading import count_sentence, read_prompt
 
     weighting = find_profile(request.like).weighting
-    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
+    for name, text in (("prompt", without_tags(request.prompt)), ("negative prompt", request.negative)):
         parts = read_prompt(text, model.tokenizer, weighting, request.steps)
         if any(len(held.chunks) > 1 for part in parts for held in part.texts):
             print(f"{name}: {count_sentence(parts)}", file=sys.stderr)

@@ -9,6 +9,7 @@ def tokens(prompt: str, *, like: str | None, steps: int | None, source: str | No
     """Print the prompt's texts, the steps they hold in, their chunks, and each chunk's tokens with weights."""
     import diafano
     from diafano.errors import UserError
+    from diafano.lora_tags import without_tags
     from diafano.profiles import find_profile
     from diafano.prompt_reading import chunk_sentence, read_prompt, steps_sentence
 
@@ -17,7 +18,7 @@ def tokens(prompt: str, *, like: str | None, steps: int | None, source: str | No
     profile = find_profile(like)
     model = diafano.load(source, device="cpu")
     tokenizer, steps = model.tokenizer, model.card.steps if steps is None else steps
-    parts = read_prompt(prompt, tokenizer, profile.weighting, steps)
+    parts = read_prompt(without_tags(prompt), tokenizer, profile.weighting, steps)
     if as_json:
         print(json.dumps([_plain(asdict(part), tokenizer) for part in parts], ensure_ascii=False))
         return

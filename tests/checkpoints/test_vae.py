@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import diafano
 from diafano import cli
 from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints import names as table
+from diafano.checkpoints.original import save_file as save_single_file
 from diafano.checkpoints.parts import PartWriter
 from diafano.checkpoints.vae import with_autoencoder
 from diafano.errors import UserError
@@ -136,6 +138,22 @@ def test_another_scale_is_taken_and_told(model: StableDiffusion, other: Autoenco
     path = write("folder", other, tmp_path / "kl")
     with pytest.warns(UserWarning, match=r"multiplies its latents by 0\.13025"):
         assert with_autoencoder(model, path).autoencoder.config.latent_scale == 0.13025
+
+
+def test_a_single_file_without_one_draws_with_it(narrow_model: Callable[[], StableDiffusion], tmp_path: Path) -> None:
+    whole = narrow_model()
+    whole.tokenizer.save(tmp_path / "tokenizer")
+    save_single_file(whole, tmp_path / "whole.safetensors")
+    tensors = load_file(tmp_path / "whole.safetensors")
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(table.AUTOENCODER)}
+    save_file(rest, tmp_path / "part.safetensors")
+    vae = write("file", whole.autoencoder, tmp_path / "kl")
+    options: dict[str, Any] = {"device": "cpu", "tokenizer": tmp_path / "tokenizer"}
+    with pytest.raises(UserError, match=r"holds no autoencoder .* or one with --vae"):
+        diafano.load(tmp_path / "part.safetensors", **options)
+    completed = diafano.load(tmp_path / "part.safetensors", vae=vae, **options)
+    expected = diafano.load(tmp_path / "whole.safetensors", **options).generate("a fox", seed=1, steps=1)[0]
+    assert completed.generate("a fox", seed=1, steps=1)[0].tobytes() == expected.tobytes()
 
 
 def test_the_command_records_and_draws_again(

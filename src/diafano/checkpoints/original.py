@@ -7,6 +7,7 @@ only: the tokenizer comes from elsewhere, and what the form cannot say (`_check_
 import os
 import tempfile
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from diafano.checkpoints.hub import TOKENIZERS, fetch_tokenizer, find_hub_id
 from diafano.checkpoints.reading import assign_weights, listed
 from diafano.checkpoints.recognise import KINDS, PARTS, Original, recognise
 from diafano.checkpoints.shapes import HEAD_WIDTH, SD1_HEADS
+from diafano.checkpoints.vae import find_vae
 from diafano.checkpoints.writing import storable, umask
 from diafano.devices import find_device, find_dtype
 from diafano.errors import UserError
@@ -47,18 +49,22 @@ def load_file(
     tokenizer: str | os.PathLike[str] | None = None,
     prediction: str | None = None,
     ema: bool = False,
+    vae: str | os.PathLike[str] | None = None,
 ) -> StableDiffusion:
     """The model in an original single file; `tokenizer` is where its tokenizer is, which the file does not hold.
 
     That is a folder or a hub id; None is the one on the hub that the file's family was trained with. See `recognise`
-    for `prediction` and `ema`. Raises UserError, one sentence, for whatever is missing or unknown.
+    for `prediction` and `ema`. `vae` is where the autoencoder of a file without one is.
+    Raises UserError, one sentence, for whatever is missing or unknown.
     Warns of tensors that are not known, and where noise or v prediction is only a guess.
     """
     original = recognise(Path(path), prediction=prediction, ema=ema)
-    check_complete(original)
+    lent = find_vae(Path(vae)).part if vae is not None and "autoencoder" in original.absent else None
+    check_complete(original, lent=() if lent is None else ("autoencoder",))
     folder = _tokenizer_folder(tokenizer, original)
     words = Tokenizer.from_folder(folder)
-    text_encoder, unet, autoencoder = (original.parts[name].network for name in ("text_encoder", "unet", "autoencoder"))
+    text_encoder, unet = (original.parts[name].network for name in ("text_encoder", "unet"))
+    autoencoder = original.parts["autoencoder"].network if lent is None else lent.network
     assert isinstance(text_encoder, CLIPTextEncoder)
     assert isinstance(unet, UNet)
     assert isinstance(autoencoder, Autoencoder)
@@ -71,6 +77,9 @@ def load_file(
     networks: dict[str, nn.Module] = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
     dtype = find_dtype(dtype, device, sum(one.numel() for part in networks.values() for one in part.parameters()))
     for name, network in networks.items():
+        if lent is not None and network is autoencoder:
+            lent.filled(device, dtype)
+            continue
         weights = original.parts[name].weights(original.tensors)
         assign_weights(network, weights, device=device, dtype=dtype, where=Path(path))
     schedule = NoiseSchedule(schedule_of(original))
@@ -119,13 +128,17 @@ def schedule_of(original: Original) -> ScheduleConfig:
     return ScheduleConfig(prediction=original.prediction, final_sigma="first", spacing_said=False)
 
 
-def check_complete(original: Original) -> None:
-    """Raises UserError, one sentence, unless a model that draws from text, or fills in pictures, can be made of it."""
+def check_complete(original: Original, lent: Collection[str] = ()) -> None:
+    """Raises UserError, one sentence, unless a model that draws from text, or fills in pictures, can be made of it.
+
+    `lent` are parts that come from elsewhere.
+    """
     path = original.path
-    for part in original.absent:
+    for part in (part for part in original.absent if part not in lent):
+        how = " or one with --vae SOURCE" if part == "autoencoder" else ""
         raise UserError(
             f"{path} holds no {SPELLED[part]} (nothing under {PARTS[part]}): it cannot draw alone, give a file with"
-            " all parts"
+            f" all parts{how}"
         )
     if original.missing:
         raise UserError(f"{path} lacks {listed(original.missing)}: fetch it again")
