@@ -1,5 +1,6 @@
 """ControlNet: residuals for the UNet, from files of every form, at part of the steps."""
 
+import copy
 import json
 import warnings
 from collections.abc import Callable
@@ -150,6 +151,20 @@ def test_it_follows_the_picture_in_both_passes(
     alone = tiny_model.generate("a fox", controls=control, seed=1, steps=2, size=drawn.size)[0]
     assert difference(drawn, alone) <= 1
     assert difference(drawn, tiny_model.generate("a fox", **settings)[0]) > 1
+
+
+def test_in_half_precision_it_is_the_same_picture(
+    tiny_model: StableDiffusion, network: ControlNet, picture: Image.Image
+) -> None:
+    """Where the CPU's engine computes, it computes for the ControlNet too."""
+    model, half = copy.deepcopy(tiny_model), copy.deepcopy(network).to(torch.bfloat16)
+    for part in (model.unet, model.text_encoder, model.autoencoder):
+        part.to(torch.bfloat16)
+    one = model.generate("a fox", seed=1, controls=[Control(half, picture)])[0]
+    full = tiny_model.generate("a fox", seed=1, controls=[Control(network, picture)])[0]
+    plain = tiny_model.generate("a fox", seed=1)[0]
+    error, effect = (np.abs(np.asarray(full, float) - np.asarray(other)).mean() for other in (one, plain))
+    assert error < 0.2 * effect
 
 
 def test_bad_values_are_one_sentence(network: ControlNet, picture: Image.Image) -> None:
