@@ -152,8 +152,9 @@ def test_a_single_file_without_one_draws_with_it(narrow_model: Callable[[], Stab
     with pytest.raises(UserError, match=r"holds no autoencoder .* or one with --vae"):
         diafano.load(tmp_path / "part.safetensors", **options)
     completed = diafano.load(tmp_path / "part.safetensors", vae=vae, **options)
-    expected = diafano.load(tmp_path / "whole.safetensors", **options).generate("a fox", seed=1, steps=1)[0]
-    assert completed.generate("a fox", seed=1, steps=1)[0].tobytes() == expected.tobytes()
+    settings: dict[str, Any] = {"seed": 1, "steps": 1, "size": (64, 64)}  # a file alone means 512x512
+    expected = diafano.load(tmp_path / "whole.safetensors", **options).generate("a fox", **settings)[0]
+    assert completed.generate("a fox", **settings)[0].tobytes() == expected.tobytes()
 
 
 def test_the_command_records_and_draws_again(
