@@ -63,6 +63,15 @@ def passes_of(request: Request, size_step: int) -> list[Request]:
     return [request, SecondRequest.model_construct(**{**dict(request), **second})]
 
 
+def counted_on(
+    on_step: Callable[[int, float, Tensor, Tensor], object] | None, before: int
+) -> Callable[[int, float, Tensor, Tensor], object] | None:
+    """`on_step` for a pass whose steps count on from so many before."""
+    if on_step is None or before == 0:
+        return on_step
+    return lambda step, sigma, noisy, clean: on_step(before + step, sigma, noisy, clean)
+
+
 def enlarged(
     latent: Tensor,
     request: Request,

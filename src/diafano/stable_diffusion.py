@@ -43,7 +43,7 @@ from diafano.request import ModelCard, Request, Settings, checked, with_one_sche
 from diafano.request_parts import LARGEST_EDGE, SMALLEST_EDGE
 from diafano.samplers import SAMPLERS, PathNoise, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
-from diafano.second_pass import enlarged, passes_of, steps_before
+from diafano.second_pass import counted_on, enlarged, passes_of, steps_before
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.spelling import cut_note
@@ -362,13 +362,6 @@ class StableDiffusion:
                 self.autoencoder.to(torch.float32)
                 pixels = self.autoencoder.decode(part.to(torch.float32))
             yield from pixels.to(torch.float32)
-
-
-def counted_on(on_step: OnStep | None, before: int) -> OnStep | None:
-    """`on_step` for a pass whose steps count on from so many before."""
-    if on_step is None or before == 0:
-        return on_step
-    return lambda step, sigma, noisy, clean: on_step(before + step, sigma, noisy, clean)
 
 
 def _check_fit(
