@@ -1,9 +1,11 @@
 """`diafano convert`, as a user runs it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from diafano.checkpoints.diffusers import load_folder
@@ -30,3 +32,21 @@ def test_what_cannot_be_converted_is_one_sentence_and_leaves_nothing(tiny_folder
         assert done.returncode == 2
         assert len(done.stderr.strip().splitlines()) == 1
         assert not (tmp_path / "t").exists()
+
+
+LIMITED = """
+import resource, sys
+from diafano import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))  # a longer write fails, as on a full disk
+sys.exit(cli.run(["convert", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits files")
+def test_a_full_disk_leaves_the_old_model(tiny_folder: Path, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(tiny_folder, tmp_path / "old"))
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    command = [sys.executable, "-c", LIMITED, str(tiny_folder), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before

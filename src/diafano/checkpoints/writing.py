@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -94,6 +95,9 @@ def folder_in_place(target: Path, *, marker: str) -> Iterator[Path]:
                 shutil.rmtree(retired, ignore_errors=True)
         else:
             staging.rename(target)
+    except (SafetensorError, OSError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise UserError(f"{target} cannot be written ({error}): make room, or choose another place") from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
