@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from diafano.errors import UserError
 from diafano.filmstrip import Filmstrip
@@ -42,3 +43,11 @@ def test_without_a_run_or_without_frames_there_is_no_strip(tiny_model: StableDif
         Filmstrip(tiny_model, steps=5).picture()
     with pytest.raises(UserError, match="0 frames"):
         Filmstrip(tiny_model, steps=5, frames=0)
+
+
+def test_a_run_that_is_repeated_because_of_nan_takes_its_place(tiny_model: StableDiffusion) -> None:
+    strip, good = Filmstrip(tiny_model, steps=2, frames=2), torch.zeros(1, 4, 8, 8)
+    for value in (torch.nan, 0.0, 0.0):  # the second run repeats the first, the third is another batch
+        for step in range(2):
+            strip(step, 1.0, good, good + value)
+    assert strip.picture().size == (2 * 64 + 2, 2 * 64 + 2)

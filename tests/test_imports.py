@@ -37,9 +37,10 @@ LAYERS = [
     {"request", "recorded"},
     {"request_parts", "request_guidance"},
     {"profiles", "profile_grids"},
-    {"prompt_embedding"},
+    {"prompt_embedding", "tiles", "bands"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine", "compiled"},
-    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"},
+    {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"}
+    | {"tileable", "precision"},
     {"masks", "outpainting", "upscaling"},
     {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax", "file_names"},
 ]

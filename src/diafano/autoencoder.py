@@ -4,6 +4,7 @@ Pixels are (batch, 3, height, width) in [-1, 1]. Latents are (batch, 4, height/f
 the stored `latent_scale` is applied on the way in and undone on the way out, so nobody else needs to know it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -171,14 +172,21 @@ class Autoencoder(nn.Module):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance as the network gives them, before `latent_scale`; training needs these for KL."""
-        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        return self.split_moments(self.encoder(pixels))
+
+    def split_moments(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's output -> mean, log-variance."""
+        mean, logvar = self.quant_conv(encoded).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, pixels: Tensor) -> LatentDistribution:
         """Pixels (b, 3, H, W) in [-1, 1] -> distribution of latents (b, 4, H/factor, W/factor) of unit scale."""
-        mean, logvar = self.moments(pixels)
-        scale = torch.tensor(self.config.latent_scale, dtype=torch.float64)
-        return LatentDistribution(mean * scale.item(), logvar + 2 * scale.log().item())
+        return self.distribution(*self.moments(pixels))
+
+    def distribution(self, mean: Tensor, logvar: Tensor) -> LatentDistribution:
+        """What `moments` gave, in unit scale."""
+        scale = self.config.latent_scale
+        return LatentDistribution(mean * scale, logvar + 2 * math.log(scale))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latents (b, 4, h, w) of unit scale -> pixels (b, 3, factor * h, factor * w), about [-1, 1], not clamped."""

@@ -103,6 +103,8 @@ def generate(
     control_start: option.ControlStart = None,
     control_end: option.ControlEnd = None,
     allow_partial: option.AllowPartial = False,
+    tileable: option.Tileable = None,
+    tiles: option.Tiles = None,
     like: option.Like = None,
     clip_skip: option.ClipSkip = None,
     fast: option.Fast = None,

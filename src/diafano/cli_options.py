@@ -237,6 +237,20 @@ SChurn = Annotated[
     typer.Option(help="Fresh noise before each step, summed over the run. Default: none.", metavar="C"),
 ]
 SNoise = Annotated[float | None, typer.Option(help="Factor on fresh noise, near 1. Default: 1.", metavar="F")]
+Tileable = Annotated[
+    str | None,
+    typer.Option(
+        help="Let the picture continue at its opposite edge, for tiles of a pattern: both, x, y or no. Default: no.",
+        metavar="AXES",
+    ),
+]
+Tiles = Annotated[
+    bool | None,
+    typer.Option(
+        "--tiles/--no-tiles",
+        help="Decode the picture in tiles, or never: it is the same, in less memory. Default: where it is large.",
+    ),
+]
 Output = Annotated[
     Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
 ]

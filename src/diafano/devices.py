@@ -1,5 +1,6 @@
 """Where the arithmetic runs and in which number format: what ``"auto"`` stands for; modules without weights."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -98,6 +99,16 @@ def lay_out(*networks: nn.Module) -> None:
             if stored.device.type == "cpu":
                 files = MappedFiles() if files is None else files
                 files.forget(stored.data_ptr(), stored.nbytes)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside, networks run as they are written: for what is rare, and not worth minutes of compiling anew."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

@@ -21,13 +21,16 @@ class Filmstrip:
         self._wanted = (
             [round((steps - 1) * frame / (frames - 1)) for frame in range(frames)] if frames > 1 else [steps - 1]
         )
-        self._rows: list[list[Tensor]] = []  # a row a batch, a clean estimate (batch, 4, h, w) a frame
+        # A row a batch, in it steps -> clean estimates (batch, 4, h, w).
+        self._rows: list[dict[int, Tensor]] = []
 
     def __call__(self, step: int, sigma: float, noisy: Tensor, clean: Tensor) -> None:
         if step == 0:
-            self._rows.append([])
+            if self._rows and not all(bool(frame.isfinite().all()) for frame in self._rows[-1].values()):
+                self._rows.pop()  # this is the run that takes its place
+            self._rows.append({})
         if step in self._wanted:
-            self._rows[-1].append(clean.clone())
+            self._rows[-1][step] = clean.clone()
 
     @torch.inference_mode()
     def picture(self) -> Image.Image:
@@ -37,6 +40,6 @@ class Filmstrip:
         pictures = []
         for row in self._rows:
             # One by one: those of a second pass are larger.
-            frames = [[to_picture(pixels) for pixels in self._model.decode(frame)] for frame in row]
+            frames = [[to_picture(pixels) for pixels in self._model.decode(frame)] for frame in row.values()]
             pictures += [picture for frames_of_one in zip(*frames, strict=True) for picture in frames_of_one]
         return grid(pictures, columns=len(self._wanted))

@@ -12,6 +12,7 @@ the mask their values: what was drawn is put back into it, however large it was 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
 from diafano.denoiser import Denoise, Network
-from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.masks import Window, filled, hard, softened, window_around
 from diafano.outpainting import SOFT_EDGE, enlarged, read_sides
 from diafano.picture import as_rgb, fit, to_pixels
 from diafano.request import Request, Settings
 from diafano.request_parts import OverPicture
+from diafano.tileable import tileable
+from diafano.tiles import encode
 
 STRENGTH = 0.75
 """A1111's and diffusers' choice (diffusers': 0.8) where none is given: the composition stays, the details do not."""
@@ -148,15 +150,17 @@ def init_image(
         mask = hard(as_rgb(mask), inverted=request.invert_mask)
     if request.outpaint is not None:
         picture, mask = enlarged(picture, request.outpaint, mask)
-    return encode_init_image(
-        autoencoder,
-        picture,
-        request.size,
-        mask=mask,
-        blur=request.mask_blur,
-        content=request.masked_content,
-        padding=request.mask_padding if request.only_masked else None,
-    )
+    with tileable(request.tileable):
+        return encode_init_image(
+            autoencoder,
+            picture,
+            request.size,
+            mask=mask,
+            blur=request.mask_blur,
+            content=request.masked_content,
+            padding=request.mask_padding if request.only_masked else None,
+            tiles=request.tiles,
+        )
 
 
 @torch.inference_mode()
@@ -169,6 +173,7 @@ def encode_init_image(
     blur: float = 0.0,
     content: str = "original",
     padding: int | None = None,
+    tiles: bool | None = None,
 ) -> InitImage:
     """`picture` as a start for pictures of `size` (width, height): scaled and cropped to it, and encoded.
 
@@ -176,25 +181,20 @@ def encode_init_image(
     the white, outside it. `content` is one of `MASKED_CONTENT`. With `padding` the window is not the whole picture,
     but the mask and so many pixels around it.
     """
-    weights = autoencoder.encoder.conv_in.weight
-
-    def encode(pixels: Tensor) -> Tensor:
-        with accelerated(autoencoder):
-            return autoencoder.encode(pixels[None].to(weights.device, weights.dtype)).mean.float()
-
+    to_latent = partial(encode, autoencoder, tiles=tiles)
     if mask is None:
         fitted = fit(picture, *size)
-        return InitImage(encode(to_pixels(fitted)), fitted)
+        return InitImage(to_latent(to_pixels(fitted)[None]), fitted)
     mask = hard(mask)
     soft = softened(mask, blur)
     window = Window((0, 0, *picture.size), size) if padding is None else window_around(soft, size, padding)
     # Of the white alone: what is drawn has to fit to the picture under the soft edge, or it would fade out there.
     touched = window.touched(mask)
     pixels = to_pixels(window.scaled(picture))
-    latent = encode(to_pixels(window.scaled(filled(picture, mask))) if content == "fill" else pixels)
+    latent = to_latent((to_pixels(window.scaled(filled(picture, mask))) if content == "fill" else pixels)[None])
     # A latent position is drawn anew if any of its pixels is.
     latent_mask = F.max_pool2d(touched, autoencoder.factor).to(latent.device) > 0
     if content == "latent nothing":
         latent = latent.masked_fill(latent_mask, 0.0)
-    seen = encode(pixels * (touched[0] == 0))
+    seen = to_latent(pixels[None] * (touched == 0))
     return InitImage(latent, picture, soft, window, latent_mask, seen, noise_inside=content == "latent noise")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diafano.tileable import padded
+
 
 def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
     """Sines and cosines of a timestep at geometrically spaced frequencies: (batch,) -> (batch, width), float32.
@@ -199,7 +201,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        x = self.conv(x if self.symmetric else padded(x, (0, 1, 0, 1)))
         return x
 
 

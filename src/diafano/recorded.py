@@ -26,6 +26,7 @@ from diafano.request_parts import (
 )
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
+from diafano.tileable import AXES
 
 OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 """What A1111's text calls the samplers' options."""
@@ -50,7 +51,7 @@ READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
 UNDERSTOOD = {
     *(key for key, _, _ in (*READ_ALONE, *READ_PARTS)),
     *("Sampler", "Schedule type", "Model", "Model hash", "RNG", "Eta DDIM"),
-    *("Batch size", "Batch pos", "Like", "Version"),
+    *("Tiling", "Batch size", "Batch pos", "Like", "Version"),
     *("Weights", "Input pictures"),  # by which an experiment knows its pictures
     *ADDONS,
 }
@@ -100,6 +101,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "Deep cache": request.deep_cache if request.deep_cache > 1 else None,
         "RNG": request.rng,
+        "Tiling": True if request.tileable == "both" else request.tileable,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
         **recorded_guidance(request),
         **({} if addons is None else addons),
@@ -133,6 +135,10 @@ def read_recorded(text: str) -> Recorded:
         rng = pairs["RNG"].upper().replace("NV", "GPU")
         settings["rng"] = rng if rng in GENERATORS else None
         ignored += [] if rng in GENERATORS else [f"RNG: {_shown(rng)}"]
+    tiling = pairs.get("Tiling", "false").lower()
+    settings["tileable"] = {"true": "both", "false": None}.get(tiling, tiling)
+    if settings["tileable"] not in (None, *AXES):
+        ignored.append(f"Tiling: {_shown(str(settings.pop('tileable')))}")
     if find_profile(settings["like"]).one_generator_for_all and "Batch pos" in pairs:
         settings["batch_size"] = _read(int, "Batch size", pairs.get("Batch size", ""))
         settings["batch_position"] = _read(int, "Batch pos", pairs["Batch pos"])

@@ -27,6 +27,7 @@ from diafano.request_parts import (
 )
 from diafano.samplers import find_sampler
 from diafano.schedules import AUTOMATIC, find_schedule
+from diafano.tileable import AXES
 
 
 def _text(value: object) -> object:
@@ -50,6 +51,16 @@ def _schedule(value: object) -> object:
 
 def _like(value: object) -> object:
     return find_profile(value).name if isinstance(value, str) else value
+
+
+def _tileable(value: object) -> object:
+    """One of `AXES`; None for what says no."""
+    if isinstance(value, bool):
+        return "both" if value else None
+    name = value.strip().lower() if isinstance(value, str) else value
+    if name not in (None, "no", *AXES):
+        raise UserError(f"tileable {value!r} is not possible: use {', '.join(AXES)} or no")
+    return None if name == "no" else name
 
 
 def with_one_schedule(settings: Mapping[str, object]) -> dict[str, object]:
@@ -89,6 +100,8 @@ LikeName = Annotated[str | None, BeforeValidator(_like), Field(description="the 
 ClipSkip = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, the last layer, on")]
 Count = Annotated[int, Field(strict=True, ge=1, description="a whole number from 1 on")]
 Churn = Annotated[float | None, Field(strict=True, ge=0, allow_inf_nan=False, description="a number from 0 on")]
+Tileable = Annotated[str | None, BeforeValidator(_tileable), Field(description="both, x, y or no")]
+Tiles = Annotated[bool | None, Field(strict=True, description="true or false")]
 Eta = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
 
 
@@ -132,6 +145,10 @@ class Request(OverPicture, Variation, SecondPass, HowGuided):
     """Which of the text encoder's layers is read, counted from the end: 1 is the last (A1111's counting)."""
     deep_cache: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, off, on")] = 1
     """The UNet's deep levels are run in one of so many steps (`deep_cache`, an approximation); 1: in every step."""
+    tileable: Tileable = None
+    """Along which axes the picture continues at its opposite edge, one of `AXES`; None: it ends at its edges."""
+    tiles: Tiles = None
+    """Whether it goes through the autoencoder in tiles; None: where it is large. The picture is the same."""
     like: LikeName = None
     """The program whose habits are taken on, one of `PROFILES`; None is diafano's own."""
     rng: Literal["CPU", "GPU"] | None = None
@@ -183,6 +200,8 @@ class Settings(OverPictureSettings, VariationSettings, SecondPassSettings, HowGu
     fast: int | None
     """A level of `fast.LEVELS`, which stands for other settings; it is no field of the request."""
     deep_cache: int | None
+    tileable: bool | str | None
+    tiles: bool | None
     like: str | None
     rng: str | None
     batch_size: int | None

@@ -4,18 +4,18 @@ It is image-to-image from the first pass's result, with a request of its own: ot
 prompt, seed and sampler. What A1111 calls "hires fix" and ComfyUI builds from two samplers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from diafano.autoencoder import Autoencoder
-from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.from_picture import InitImage
 from diafano.picture import to_picture, to_pixels
 from diafano.request import Request
 from diafano.request_parts import LARGEST_EDGE, Steps
+from diafano.tiles import decode, encode
 from diafano.upscaling import covering, cut_out, find_upscaler, upscaled_latent
 
 
@@ -77,23 +77,19 @@ def enlarged(
     request: Request,
     size: tuple[int, int],
     autoencoder: Autoencoder,
-    decode: Callable[[Tensor], Iterable[Tensor]],
 ) -> InitImage:
     """What the second pass at `size` (width, height) draws over: the first one's latents (batch, 4, h, w), enlarged.
 
-    Where the shapes differ, they cover the size and are cut at their edges. `decode` gives pixels, one by one.
+    Where the shapes differ, they cover the size and are cut at their edges.
     """
     upscaler, factor = find_upscaler(request.hires_upscaler), autoencoder.factor
     width, height = covering(request.size, size)
     goal = size[0] // factor, size[1] // factor
     if upscaler.mode is not None:
         return InitImage(cut_out(upscaled_latent(latent, upscaler, (width // factor, height // factor)), goal))
-    weights = autoencoder.encoder.conv_in.weight
     width, height = width // factor * factor, height // factor * factor
     latents = []
-    for pixels in decode(latent):
+    for pixels in decode(autoencoder, latent, tiles=request.tiles):
         picture = to_picture(pixels).resize((width, height), upscaler.filter)
-        with accelerated(autoencoder):
-            encoded = autoencoder.encode(to_pixels(picture)[None].to(weights.device, weights.dtype))
-        latents.append(cut_out(encoded.mean.float(), goal))
+        latents.append(cut_out(encode(autoencoder, to_pixels(picture)[None], tiles=request.tiles), goal))
     return InitImage(torch.cat(latents))

@@ -36,6 +36,7 @@ from diafano.lora import merged
 from diafano.lora_tags import without_tags
 from diafano.noise import NoiseSchedule
 from diafano.picture import fit, to_picture, with_parameters
+from diafano.precision import Watch, watched_run
 from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
@@ -48,6 +49,8 @@ from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.spelling import cut_note
 from diafano.text_encoder.tokenizer import Tokenizer
+from diafano.tileable import tileable
+from diafano.tiles import decode
 from diafano.unet import UNet
 from diafano.variations import varied
 
@@ -55,8 +58,6 @@ __all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
 
 BATCH_PIXELS = 4 * 512 * 512
 """Most pixels of pictures that are denoised at once; memory grows with it, speed on a full device does not."""
-DECODED_PIXELS = 512 * 512
-"""Most pixels that are decoded at once: the decoder's widest maps have a hundred times a picture's values."""
 
 
 class OnStep(Protocol):
@@ -226,24 +227,26 @@ class StableDiffusion:
     ) -> list[Image.Image]:
         """The request's pictures, drawn over `start` if there is one and after the pictures of the `controls`.
 
-        `on_step` is called once for each step of each of `batches`, steps from 0 on, through all `passes`.
+        `on_step` is called once for each step of each of `batches`, steps from 0 on, through all `passes`. What it
+        raises ends the drawing and leaves the model as it was. Where a run gave NaN on a GPU, its steps come again.
         """
         passes = self.passes(request)
         sigmas = [self.sigmas(one) for one in passes]
         loras = self.addons.loras_of(request.prompt)
         recorded = self.recorded(request, controls, loras)
         pictures: list[Image.Image] = []
-        with merged(self.unet, self.text_encoder, loras):
+        with merged(self.unet, self.text_encoder, loras), tileable(request.tileable):
             runs = [self.conditionings(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
             for places in self.batches(request):
                 latent, over, done = torch.empty(0), start, 0
                 for one, levels, run in zip(passes, sigmas, runs, strict=True):
                     if done > 0:
-                        over = enlarged(latent, request, one.size, self.autoencoder, self.decode)
-                    source, on_each = self.noise_source(one, places), counted_on(on_step, done)
-                    latent = self.denoise(run, levels, one, source, on_each, over, controls)
+                        over = enlarged(latent, request, one.size, self.autoencoder)
+                    on_each, source = counted_on(on_step, done), partial(self.noise_source, one, places)
+                    denoise = partial(self.denoise, run, levels, one, on_step=on_each, start=over, controls=controls)
+                    latent = watched_run(denoise, source, self.device)
                     done += len(levels) - 1
-                for place, pixels in zip(places, self.decode(latent), strict=True):
+                for place, pixels in zip(places, self.decode(latent, request.tiles), strict=True):
                     drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
                     pictures.append(with_parameters(drawn, recorded(place)))
         return pictures
@@ -269,11 +272,13 @@ class StableDiffusion:
     def conditionings(self, request: Request, steps: int) -> list[Conditioning]:
         """The embeddings of the request's texts, for each of the steps."""
         profile, prompt = find_profile(request.like), without_tags(request.prompt)
+        watch, dtype = Watch("text encoder"), next(self.text_encoder.parameters()).dtype
 
         def embed(text: str, skip: int = request.clip_skip) -> Tensor:
             if profile.weighting is None:
-                return self.encode_text([text], skip)[0]
-            return embed_prompt(text, self.tokenizer, self.text_encoder, skip=skip, weighting=profile.weighting)
+                return watch(lambda _: self.encode_text([text], skip)[0], dtype)
+            how = partial(embed_prompt, skip=skip, weighting=profile.weighting)
+            return watch(lambda _: how(text, self.tokenizer, self.text_encoder), dtype)
 
         if profile.weighting == "a1111":
             return conditioning_of_steps(prompt, request.negative, steps, embed, steps_before(request))
@@ -317,6 +322,7 @@ class StableDiffusion:
         on_step: OnStep | None = None,
         start: InitImage | None = None,
         controls: Sequence[Control] = (),
+        watch: Watch | None = None,
     ) -> Tensor:
         """From noise at ``sigmas[0]`` to clean latents (batch, 4, h, w), told in each step what `run` says."""
         profile, sampler = find_profile(request.like), find_sampler(request.sampler)
@@ -335,11 +341,11 @@ class StableDiffusion:
             if start is None or start.latent_mask is None:
                 raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
             network = start.inpainting(unet)
-        denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype)
+        denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype, watch)
         guidance = guidance_of_steps(request.guidance, request.guidance_interval, len(run))
         guide = Guide(run, denoiser, guidance, len(noise), request.guidance_rescale)
 
-        def watch(info: StepInfo) -> None:
+        def after_step(info: StepInfo) -> None:
             guide.step = unet.step = info.step + 1
             if on_step is not None:
                 on_step(info.step, info.sigma, info.x, info.clean)
@@ -348,20 +354,12 @@ class StableDiffusion:
         options = request.sampler_options
         function = profile.function(sampler, self.schedule)
         with accelerated(self.unet, *(control.network for control in controls)):
-            latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=watch, **options)
+            latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=after_step, **options)
         return profile.finish(latent, sampler, self.schedule, sigmas)
 
-    def decode(self, latent: Tensor) -> Iterator[Tensor]:
-        """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32."""
-        pixels_each = latent.shape[-2] * latent.shape[-1] * self.autoencoder.factor**2
-        for part in torch.split(latent, max(1, DECODED_PIXELS // pixels_each)):
-            with accelerated(self.autoencoder):
-                pixels = self.autoencoder.decode(part.to(self.autoencoder.decoder.conv_in.weight.dtype))
-            if pixels.dtype == torch.float16 and not bool(torch.isfinite(pixels).all()):
-                # Some autoencoders, v1's among them, reach values beyond float16's 65504 for some latents.
-                self.autoencoder.to(torch.float32)
-                pixels = self.autoencoder.decode(part.to(torch.float32))
-            yield from pixels.to(torch.float32)
+    def decode(self, latent: Tensor, tiles: bool | None = None) -> Iterator[Tensor]:
+        """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32; see `tiles`."""
+        return decode(self.autoencoder, latent, tiles=tiles)
 
 
 def _check_fit(

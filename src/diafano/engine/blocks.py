@@ -28,6 +28,7 @@ from diafano.layers import (
     to_tokens,
 )
 from diafano.memory import keep_freed_memory
+from diafano.tileable import wrapped_axes
 
 
 @contextmanager
@@ -40,7 +41,8 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     lay_out(*networks)
     fused: list[nn.Module] = []
     known: Known = {}
-    if any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available():
+    there = any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available()
+    if there and not any(wrapped_axes()):  # its convolutions pad with zeros
         keep_freed_memory()  # as the commands do from the start
         for network in networks:
             for block in network.modules():
