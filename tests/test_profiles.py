@@ -46,7 +46,7 @@ def final_latents(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, **set
     """What is handed to the decoder."""
     seen = []
     decode = model.decode
-    monkeypatch.setattr(model, "decode", lambda latent: (seen.append(latent), decode(latent))[1])
+    monkeypatch.setattr(model, "decode", lambda latent, *how: (seen.append(latent), decode(latent, *how))[1])
     model.draw(model.request(PROMPT, negative=NEGATIVE, guidance=GUIDANCE, seed=SEED, **settings))
     return torch.cat(seen)
 
