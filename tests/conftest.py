@@ -8,7 +8,7 @@ wait_asleep()
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -63,6 +63,23 @@ def tiny_model() -> StableDiffusion:
         NoiseSchedule(ScheduleConfig()),
         ModelCard(name="tiny", size=(64, 64), steps=4, guidance=2.0, sampler="ddim"),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_weights_stay(tiny_model: StableDiffusion) -> Iterator[None]:
+    """A test that changes the model which all tests share fails its own file, not those that come after it."""
+    before = fingerprint(tiny_model)
+    yield
+    assert fingerprint(tiny_model) == before, "a test changed tiny_model: let it change a deepcopy"
+
+
+def fingerprint(model: StableDiffusion) -> list[object]:
+    """Of all weights: values, dtype, layout, and whether they can be trained."""
+    return [
+        (name, weight.dtype, weight.stride(), weight.is_inference(), weight.requires_grad, weight.double().sum().item())
+        for network in (model.text_encoder, model.unet, model.autoencoder)
+        for name, weight in network.named_parameters()
+    ]
 
 
 @pytest.fixture(scope="session")

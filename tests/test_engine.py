@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -285,20 +286,19 @@ def test_what_guidance_computes_twice_alike_is_the_same() -> None:
 
 @needs_engine
 def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    call = operations._call
+    model, calls, call = deepcopy(tiny_model), list[str](), operations._call
     monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
-    picture = tiny_model.generate("a penguin", seed=1, steps=2)[0]
+    picture = model.generate("a penguin", seed=1, steps=2)[0]
     assert not calls  # in float32 there is nothing for it to do
     everything = {"linear", "convolution", "attention", "group_norm", "layer_norm"}
     for network, image, expected in [
-        (tiny_model.unet, None, everything),
-        (tiny_model.autoencoder, None, everything - {"layer_norm"}),
-        (tiny_model.autoencoder, picture, everything - {"layer_norm"}),
+        (model.unet, None, everything),
+        (model.autoencoder, None, everything - {"layer_norm"}),
+        (model.autoencoder, picture, everything - {"layer_norm"}),
     ]:
         network.bfloat16()
         try:
-            tiny_model.generate("a penguin", image=image, seed=1, steps=2)
+            model.generate("a penguin", image=image, seed=1, steps=2)
         finally:
             network.float()
         assert set(calls) == expected
