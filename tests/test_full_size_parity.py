@@ -1,12 +1,13 @@
-"""Each part at Stable Diffusion 1's true size gives what diffusers' and transformers' give, in float32.
+"""Each part at Stable Diffusion 1's and 2's true size gives what diffusers' and transformers' give, in float32.
 
 Small networks are compared elsewhere; here are the true widths, depths and heads. One part at a time, and both sides
-share one set of weights, so that 4 GB are enough. `benchmarks/parity.py` does the same for whole runs and for v2.
+share one set of weights, so that 4 GB are enough. `benchmarks/parity.py` does the same for whole runs.
 """
 
 import gc
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from diafano.autoencoder import Autoencoder
 from diafano.devices import weightless
-from diafano.presets import PRESETS
+from diafano.presets import PRESETS, Preset
 from diafano.text_encoder.clip import CLIPTextConfig as OurCLIPTextConfig
 from diafano.text_encoder.clip import CLIPTextEncoder, strip_text_model_prefix
 from diafano.unet import UNet
 
-SD1 = PRESETS["sd1"]
+SD1, SD2 = PRESETS["sd1"], PRESETS["sd2"]
 TOLERANCE = 1e-5
 """Of the output's largest value."""
 
@@ -50,13 +51,22 @@ def assert_close(made: Tensor, wanted: Tensor) -> None:
     assert (made - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("preset", "theirs"),
+    [
+        (SD1, {"cross_attention_dim": 768, "attention_head_dim": 8}),
+        (SD2, {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}),
+    ],
+    ids=["sd1", "sd2"],
+)
 @torch.no_grad()
-def test_the_unet_at_full_size() -> None:
-    theirs = shaken(UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8))
+def test_the_unet_at_full_size(preset: Preset, theirs: Any) -> None:
+    width = theirs["cross_attention_dim"]
+    theirs = shaken(UNet2DConditionModel(**theirs))
     with weightless():
-        ours = UNet(SD1.unet)
+        ours = UNet(preset.unet)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
-    latent, timestep, text = torch.randn(2, 4, 16, 16), torch.tensor([981.0, 20.5]), torch.randn(2, 77, 768)
+    latent, timestep, text = torch.randn(2, 4, 16, 16), torch.tensor([981.0, 20.5]), torch.randn(2, 77, width)
     assert_close(ours.eval()(latent, timestep, text), theirs(latent, timestep, text).sample)
 
 
@@ -81,26 +91,32 @@ def test_the_autoencoder_at_full_size() -> None:
     assert_close(ours.decode(latent), theirs.decode(latent / 0.18215).sample)
 
 
+@pytest.mark.parametrize(
+    ("preset", "theirs"),
+    [
+        (SD1, {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "quick_gelu"}),
+        (SD2, {"hidden_size": 1024, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"}),
+    ],
+    ids=["sd1", "sd2"],
+)
 @torch.no_grad()
-def test_the_text_encoder_at_full_size() -> None:
+def test_the_text_encoder_at_full_size(preset: Preset, theirs: Any) -> None:
+    width = theirs["hidden_size"]
     theirs = shaken(
         CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=49408,
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
+                intermediate_size=4 * width,
                 max_position_embeddings=77,
-                hidden_act="quick_gelu",
                 bos_token_id=49406,
                 eos_token_id=49407,
+                **theirs,
             )
         )
     )
-    assert isinstance(SD1.text_encoder, OurCLIPTextConfig)
+    assert isinstance(preset.text_encoder, OurCLIPTextConfig)
     with weightless():
-        ours = CLIPTextEncoder(SD1.text_encoder)
+        ours = CLIPTextEncoder(preset.text_encoder)
     stored = theirs.state_dict()
     weights = {name: stored[old] for old, name in strip_text_model_prefix(stored).items()}
     ours.load_state_dict(weights, strict=True, assign=True)
