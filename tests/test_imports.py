@@ -33,7 +33,7 @@ LAYERS = [
     {"presets"},
     {"stable_diffusion", "filmstrip"},
     {"second_pass", "deep_cache"},
-    {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading"},
+    {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading", "request_noise", "parts"},
     {"request", "recorded"},
     {"request_parts", "request_guidance"},
     {"profiles", "profile_grids"},

@@ -26,7 +26,6 @@ from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
 from diafano.controlnet import Control, Controlled, recorded_controls
 from diafano.deep_cache import DeepCache
 from diafano.denoiser import Denoiser, Network
-from diafano.devices import send
 from diafano.engine import accelerated
 from diafano.errors import UserError
 from diafano.fast import with_level
@@ -34,15 +33,17 @@ from diafano.from_picture import InitImage, check_no_picture_is_needed, init_ima
 from diafano.guidance import guidance_of_steps
 from diafano.lora import merged
 from diafano.lora_tags import without_tags
-from diafano.noise import NoiseSchedule
+from diafano.noise import NoiseSchedule, NoiseSource
+from diafano.parts import check_fit
 from diafano.picture import fit, to_picture, with_parameters
 from diafano.precision import Watch, watched_run
 from diafano.profiles import find_profile
 from diafano.prompt_embedding import embed_prompt
 from diafano.recorded import recorded_text
 from diafano.request import ModelCard, Request, Settings, checked, with_one_schedule
+from diafano.request_noise import noise_of_request
 from diafano.request_parts import LARGEST_EDGE, SMALLEST_EDGE
-from diafano.samplers import SAMPLERS, PathNoise, StepInfo, find_sampler
+from diafano.samplers import SAMPLERS, StepInfo, find_sampler
 from diafano.schedules import AUTOMATIC
 from diafano.second_pass import counted_on, enlarged, passes_of, steps_before
 from diafano.text_encoder.bert import BERTTextEncoder
@@ -52,7 +53,6 @@ from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.tileable import tileable
 from diafano.tiles import decode
 from diafano.unet import UNet
-from diafano.variations import varied
 
 __all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
 
@@ -80,7 +80,7 @@ class StableDiffusion:
         addons: Addons | None = None,
     ) -> None:
         """Raises UserError where the parts do not fit each other."""
-        _check_fit(tokenizer, text_encoder, unet, autoencoder)
+        check_fit(tokenizer, text_encoder, unet, autoencoder)
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.unet = unet
@@ -292,26 +292,11 @@ class StableDiffusion:
         encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)
         return encoded
 
-    def noise_source(self, request: Request, places: range) -> Callable[[], Tensor]:
-        """Gives unit-normal noise (len(places), 4, height/factor, width/factor), float32, at each call.
-
-        It is drawn on the CPU for each picture by itself, so that a picture depends on neither batch nor device.
-        """
-        profile = find_profile(request.like).with_generator(request.rng)
+    def noise_source(self, request: Request, places: range) -> NoiseSource:
+        """Gives unit-normal noise (len(places), 4, height/factor, width/factor), float32, at each call."""
         width, height = (edge // self.autoencoder.factor for edge in request.size)
         shape = (self.autoencoder.config.latent_channels, height, width)
-        # Variations have one seed; `expand` gives each of them what it draws.
-        own = range(1) if request.varies and not profile.one_generator_for_all else places
-        draw = profile.noise_source(request.seed, own, request.whole_batch, shape)
-        if request.varies and request.variation_seed is not None and request.variation_strength is not None:
-            other = profile.noise_source(request.variation_seed, places, request.whole_batch, shape)
-            draw = varied(draw, other, request.variation_strength)
-        on_device = lambda: send(draw().expand(len(places), *shape), self.device)  # noqa: E731
-        if profile.paths is None or not find_sampler(request.sampler).along_a_path:
-            return on_device
-        run = request if profile.paths == "of the part that is run" else request.model_copy(update={"strength": None})
-        path = profile.path(request.seed, own, request.whole_batch, shape, self.sigmas(run))
-        return PathNoise(on_device, lambda now, after: send(path(now, after).expand(len(places), *shape), self.device))
+        return noise_of_request(request, places, shape, self.sigmas, self.device)
 
     def denoise(
         self,
@@ -360,31 +345,3 @@ class StableDiffusion:
     def decode(self, latent: Tensor, tiles: bool | None = None) -> Iterator[Tensor]:
         """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32; see `tiles`."""
         return decode(self.autoencoder, latent, tiles=tiles)
-
-
-def _check_fit(
-    tokenizer: Tokenizer, text_encoder: CLIPTextEncoder | BERTTextEncoder, unet: UNet, autoencoder: Autoencoder
-) -> None:
-    channels = autoencoder.config.latent_channels
-    if unet.config.in_channels not in (channels, 2 * channels + 1):  # the latter for inpainting
-        raise UserError(
-            f"the UNet takes {unet.config.in_channels} channels and the autoencoder makes {channels}: models for"
-            " depth or editing are not known, use a text-to-image model"
-        )
-    if unet.config.out_channels != channels:
-        raise UserError(f"the UNet gives {unet.config.out_channels} channels, not the autoencoder's {channels}")
-    if unet.config.text_width != text_encoder.config.width:
-        raise UserError(
-            f"the UNet reads text of width {unet.config.text_width} and the text encoder gives"
-            f" {text_encoder.config.width}: they belong to different models"
-        )
-    if tokenizer.vocabulary_size > text_encoder.config.vocabulary:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocabulary_size} tokens and the text encoder knows"
-            f" {text_encoder.config.vocabulary}: they belong to different models"
-        )
-    if tokenizer.length > text_encoder.config.positions:
-        raise UserError(
-            f"the tokenizer gives {tokenizer.length} tokens a text and the text encoder has"
-            f" {text_encoder.config.positions} positions: they belong to different models"
-        )

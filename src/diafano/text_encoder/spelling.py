@@ -3,7 +3,8 @@
 import codecs
 from collections.abc import Iterable
 
-from diafano.text_encoder.tokenizer import END_OF_WORD, Tokenizer, byte_alphabet
+from diafano.text_encoder.tokenizer import Tokenizer, byte_alphabet
+from diafano.text_encoder.tokenizer_files import END_OF_WORD
 
 _PRINTABLE = [ord(letter) for letter in byte_alphabet() if ord(letter) < 256]
 _BYTES = dict(

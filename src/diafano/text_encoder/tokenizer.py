@@ -10,39 +10,38 @@ Devlin et al. 2019 (WordPiece).
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import tokenizers
 import torch
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers.models import BPE, WordPiece
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from diafano.errors import UserError
 from diafano.text_encoder.added_words import AddedWords
+from diafano.text_encoder.tokenizer_files import (
+    END,
+    END_OF_WORD,
+    FLAGS,
+    SPECIAL_TOKENS,
+    START,
+    Kind,
+    added_token,
+    added_tokens,
+    merges_of,
+    read_json,
+    read_special_tokens,
+    read_vocabulary,
+    write,
+)
 
 LENGTH = 77  # tokens per prompt, start and end included: what CLIP's text transformer was trained with
-END_OF_WORD = "</w>"
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 # CLIP's own split: the two special tokens, English clitics, runs of letters, single digits, runs of anything else.
 CLIP_SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
-Kind = Literal["byte_pair", "word_piece"]
-# The special tokens each kind has, in the order in which transformers adds them (the order decides ids of new tokens).
-SPECIAL_TOKENS: dict[Kind, dict[str, str]] = {
-    "byte_pair": {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END},
-    "word_piece": {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    },
-}
 START_ROLE: dict[Kind, str] = {"byte_pair": "bos_token", "word_piece": "cls_token"}
 END_ROLE: dict[Kind, str] = {"byte_pair": "eos_token", "word_piece": "sep_token"}
 TOKENIZER_CLASS: dict[Kind, str] = {"byte_pair": "CLIPTokenizer", "word_piece": "BertTokenizer"}
@@ -107,16 +106,16 @@ class Tokenizer:
                 f"There is no tokenizer folder at {folder}; give a folder that holds vocab.json or vocab.txt."
             )
         try:
-            config = _read_json(folder / "tokenizer_config.json", optional=True)
-            stored = _read_vocabulary(folder)
-            special = _read_special_tokens(folder, config, stored)
+            config = read_json(folder / "tokenizer_config.json", optional=True)
+            stored = read_vocabulary(folder)
+            special = read_special_tokens(folder, config, stored)
             limit = config.get("model_max_length")  # transformers writes 1e30 for "none"
             options = {name: config.get(name, default) for name, default in WORD_PIECE_OPTIONS.items()}
             if stored.kind == "byte_pair":
                 backend, options = _clip_backend(stored.vocabulary, stored.merges), {}
             else:
                 backend = _bert_backend(stored.vocabulary, special["unk_token"].content, options)
-            backend.add_tokens([*_added_tokens(config, stored), *special.values()])
+            backend.add_tokens([*added_tokens(config, stored), *special.values()])
             return cls(
                 backend,
                 stored.kind,
@@ -186,18 +185,18 @@ class Tokenizer:
         target.mkdir(parents=True, exist_ok=True)
         model = json.loads(self._backend.to_str())["model"]
         if self.kind == "byte_pair":
-            merges = "".join(f"{left} {right}\n" for left, right in _merges(model))
-            _write(target / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
-            _write(target / "merges.txt", "#version: 0.2\n" + merges)
+            merges = "".join(f"{left} {right}\n" for left, right in merges_of(model))
+            write(target / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
+            write(target / "merges.txt", "#version: 0.2\n" + merges)
         else:
-            _write(
+            write(
                 target / "vocab.txt", "".join(f"{token}\n" for token in sorted(model["vocab"], key=model["vocab"].get))
             )
         added = {
-            str(index): {name: getattr(token, name) for name in (*_FLAGS, "content", "special")}
+            str(index): {name: getattr(token, name) for name in (*FLAGS, "content", "special")}
             for index, token in self._backend.get_added_tokens_decoder().items()
         }
-        flags = {token["content"]: {name: token[name] for name in ("content", *_FLAGS)} for token in added.values()}
+        flags = {token["content"]: {name: token[name] for name in ("content", *FLAGS)} for token in added.values()}
         special = {role: flags[text] for role, text in self.special_tokens.items()}
         config = {
             "tokenizer_class": TOKENIZER_CLASS[self.kind],
@@ -207,8 +206,8 @@ class Tokenizer:
             **({"do_lower_case": True, "errors": "replace"} if self.kind == "byte_pair" else self.options),
             **self.special_tokens,
         }
-        _write(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
-        _write(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+        write(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
+        write(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
     def _parts(self, text: str) -> Iterable[tuple[str, list[int] | None]]:
         if not isinstance(text, str):
@@ -267,14 +266,14 @@ def train_byte_pair(
             show_progress=False,
         ),
     )
-    merges = _merges(json.loads(learner.to_str())["model"])
+    merges = merges_of(json.loads(learner.to_str())["model"])
     if not merges and vocabulary_size > smallest:
         raise UserError("The captions hold no pair of letters that occurs often enough; give more captions.")
     # Two different pairs may spell the same token, so tokens are told apart before they are numbered.
     tokens = dict.fromkeys([*letters, *(left + right for left, right in merges), START, END])
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = _clip_backend(vocabulary, merges)
-    backend.add_tokens([_added_token(START), _added_token(END)])
+    backend.add_tokens([added_token(START), added_token(END)])
     return Tokenizer(backend, "byte_pair", SPECIAL_TOKENS["byte_pair"], length=length)
 
 
@@ -282,9 +281,6 @@ def byte_alphabet() -> list[str]:
     """256 printable characters that stand for the 256 bytes, in CLIP's order (``!`` is id 0)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(byte) for byte in plain] + [chr(256 + index) for index in range(256 - len(plain))]
-
-
-_FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
 def _clip_backend(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
@@ -314,116 +310,3 @@ def _bert_backend(vocabulary: dict[str, int], unknown: str, options: Mapping[str
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return backend
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What a folder's vocabulary files say: ids, merges (byte-pair only), and tokens added later, by id."""
-
-    kind: Kind
-    vocabulary: dict[str, int]
-    merges: list[tuple[str, str]]
-    added: dict[int, AddedToken]
-
-
-def _read_vocabulary(folder: Path) -> _Stored:
-    if (folder / "vocab.json").exists():
-        if not (folder / "merges.txt").exists():
-            raise UserError(f"The tokenizer folder {folder} has vocab.json but no merges.txt; copy the missing file.")
-        # a third of the time of BPE.read_file
-        vocabulary, merges = _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
-        return _Stored("byte_pair", vocabulary, merges, _read_added(folder))
-    if (folder / "vocab.txt").exists():
-        return _Stored("word_piece", WordPiece.read_file(str(folder / "vocab.txt")), [], _read_added(folder))
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise UserError(
-            f"The folder {folder} holds no tokenizer; it needs vocab.json and merges.txt (CLIP), vocab.txt (BERT)"
-            " or tokenizer.json."
-        )
-    whole = _read_json(path)
-    model = whole["model"]
-    added = {int(token["id"]): _added_token(token) for token in whole.get("added_tokens", [])}
-    if model.get("type") == "WordPiece":
-        return _Stored("word_piece", model["vocab"], [], added)
-    if model.get("end_of_word_suffix") == END_OF_WORD:  # the oldest files name no type
-        return _Stored("byte_pair", model["vocab"], _merges(model), added)
-    raise UserError(
-        f"{path} holds a {model.get('type')} tokenizer; only CLIP's byte-pair and BERT's WordPiece are known."
-    )
-
-
-def _read_added(folder: Path) -> dict[int, AddedToken]:
-    """added_tokens.json, token -> id, where files before transformers 4.34 list tokens that a user added."""
-    listed = _read_json(folder / "added_tokens.json", optional=True)
-    return {int(index): AddedToken(text, normalized=True, special=False) for text, index in listed.items()}
-
-
-def _added_tokens(config: Mapping[str, Any], stored: _Stored) -> list[AddedToken]:
-    """Every added token in the order of ids, so that the library gives out the same ids again."""
-    listed = {int(index): _added_token(token) for index, token in config.get("added_tokens_decoder", {}).items()}
-    both = {**stored.added, **listed}
-    return [both[index] for index in sorted(both)]
-
-
-def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The pairs of a tokenizer.json's model, which older versions of the library write as "left right"."""
-    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", []))
-    return [(left, right) for left, right in pairs]
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    """merges.txt: a pair of tokens a line, in no token of which there is a blank."""
-    version, _, rest = path.read_text(encoding="utf-8").partition("\n")
-    text = rest if version.startswith("#version") else f"{version}\n{rest}"
-    words = text.split()
-    if len(words) != 2 * (text.rstrip("\n").count("\n") + 1 if words else 0):
-        wrong = next(line for line in text.split("\n") if len(line.split()) != 2)
-        raise UserError(f"{path} has the line {wrong!r}, which is no pair of tokens; fetch the file again.")
-    return list(zip(words[::2], words[1::2], strict=True))
-
-
-def _read_special_tokens(folder: Path, config: Mapping[str, Any], stored: _Stored) -> dict[str, AddedToken]:
-    """Role -> token, with transformers' order of precedence."""
-    known = {token.content: token for token in _added_tokens(config, stored)}
-    found: dict[str, Any] = {**SPECIAL_TOKENS[stored.kind]}
-    found |= {role: config[role] for role in found if config.get(role) is not None}
-    # Since transformers 4.34 a folder's config lists its added tokens; then special_tokens_map.json is a leftover.
-    if "added_tokens_decoder" not in config:
-        overrides = _read_json(folder / "special_tokens_map.json", optional=True)
-        found |= {role: overrides[role] for role in found if overrides.get(role) is not None}
-    return {role: known.get(_text_of(token), _added_token(token, special=True)) for role, token in found.items()}
-
-
-def _text_of(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _added_token(token: Any, *, special: bool | None = None) -> AddedToken:
-    """A token as JSON files spell it, a string (special) or an object with its matching rules -> AddedToken."""
-    if not isinstance(token, dict):
-        return AddedToken(str(token), special=True)  # special implies normalized=False: it matches text as typed
-    rules = {name: bool(token[name]) for name in _FLAGS if name in token}
-    return AddedToken(
-        token["content"], special=bool(token.get("special", False)) if special is None else special, **rules
-    )
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """A file's JSON object; an optional file that is not there gives an empty one."""
-    if optional and not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__} instead of an object; fetch it again.")
-    return content
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the target, then move into place, so that no reader sees half a file."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
