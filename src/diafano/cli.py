@@ -351,6 +351,8 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="diafano", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer has made this of it
+            _complain("interrupted")
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")

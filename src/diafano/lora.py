@@ -98,7 +98,9 @@ class MergedLoras:
         del self._updates[name], self.strengths[name]
 
     def clear(self) -> None:
-        """Take all away."""
+        """Take all away. Where it is interrupted, the same call once more takes away what is left."""
+        for layer in list(self._originals):
+            self._restore(layer)
         for name in list(self._updates):
             self.remove(name)
 
@@ -122,11 +124,20 @@ class MergedLoras:
                 for name, updates in self._updates.items()
                 if layer in updates and name in self.strengths and self.strengths[name].of(layer) != 0
             ]
+            if not active:
+                self._restore(layer)
+                continue
             changed = original.float()
             for update, strength in active:
                 changed = changed + strength * update.delta(weight.shape).to(changed.device)
             # `empty_like` keeps the layout in memory, channels_last say.
-            weight.data = torch.empty_like(original).copy_(changed) if active else self._originals.pop(layer)
+            weight.data = torch.empty_like(original).copy_(changed)
+
+    @torch.inference_mode(False)
+    def _restore(self, layer: str) -> None:
+        """The original weight; it is forgotten only when it is in its place again."""
+        self.layers[layer].weight.data = self._originals[layer]
+        del self._originals[layer]
 
 
 @contextmanager
@@ -140,7 +151,11 @@ def merged(
             inside.put(name, lora, strength)
         yield inside
     finally:
-        inside.clear()
+        try:
+            inside.clear()
+        except KeyboardInterrupt:  # the second Ctrl-C of someone impatient
+            inside.clear()
+            raise
 
 
 def layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Layer]:
