@@ -23,12 +23,14 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 import diafano
-from diafano import cli
+from diafano import cli, request_noise
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.original import save_file
 from diafano.errors import UserError
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.picture import read_picture
+from diafano.request_noise import noise_of_request
+from diafano.samplers import PathNoise
 from diafano.stable_diffusion import StableDiffusion
 
 SWITCHES = 20
@@ -253,3 +255,39 @@ def test_complaint_a_seed_gives_another_picture_in_another_batch_size(
         for index, picture in enumerate(draw(f"{first}-{count}.png", first, count)):
             assert np.abs(picture - five[first - 7 + index]).max() <= 1
     assert np.abs(five[0] - five[1]).max() > 10
+
+
+@pytest.mark.parametrize("like", [None, "diffusers", "a1111", "comfyui"])
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_complaint_a_seed_gives_another_picture_on_another_device(
+    tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, like: str | None, sampler: str
+) -> None:
+    """All noise is drawn on the CPU and sent to the device, and nothing else is drawn (rounding: tests/test_gpu.py)."""
+    sent: list[tuple[torch.Tensor, str]] = []
+    asked: list[tuple[float, ...]] = []
+    usual = tiny_model.noise_source
+
+    def send(noise: Tensor, device: torch.device) -> Tensor:
+        sent.append((noise.clone(), device.type))
+        return noise
+
+    def recording(*which: Any) -> PathNoise:
+        source = usual(*which)
+        along = source.between if isinstance(source, PathNoise) else lambda *_: source()
+        return PathNoise(lambda: (asked.append(()), source())[1], lambda *at: (asked.append(at), along(*at))[1])
+
+    monkeypatch.setattr(request_noise, "send", send)
+    monkeypatch.setattr(tiny_model, "noise_source", recording)
+    request, random = tiny_model.request("a fox", seed=7, steps=4, sampler=sampler, like=like), torch.get_rng_state()
+    tiny_model.draw(request)
+    assert torch.equal(torch.get_rng_state(), random)
+    on_cpu = [noise for noise, _ in sent]
+    assert len(asked) == len(sent) > 1
+    assert all(noise.device.type == "cpu" for noise in on_cpu)
+
+    sent.clear()
+    there = noise_of_request(request, range(1), on_cpu[0].shape[1:], tiny_model.sigmas, torch.device("cuda"))
+    for levels in asked:
+        there.between(*levels) if levels and isinstance(there, PathNoise) else there()
+    assert {device for _, device in sent} == {"cuda"}
+    assert all(torch.equal(noise, wanted) for (noise, _), wanted in zip(sent, on_cpu, strict=True))
