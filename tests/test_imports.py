@@ -39,6 +39,7 @@ LAYERS = [
     {"profiles", "profile_grids"},
     {"prompt_embedding", "tiles", "bands"},
     {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine", "compiled"},
+    {"packed"},
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"}
     | {"tileable", "precision"},
     {"masks", "outpainting", "upscaling"},

@@ -1,4 +1,4 @@
-"""Freed memory stays in the process where the allocator is glibc's; elsewhere nothing happens."""
+"""Freed memory stays in the process where the allocator is glibc's, elsewhere nothing happens; what is not garbage."""
 
 import platform
 import subprocess
@@ -32,3 +32,17 @@ def test_memory_is_faulted_in_once() -> None:
 def test_nothing_happens_with_another_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert memory.keep_freed_memory() is False
+
+
+def test_what_a_command_starts_with_is_never_looked_at_again() -> None:
+    script = """if True:
+        import gc
+        from diafano.memory import starting
+        before = gc.get_freeze_count()
+        with starting():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(1000)]
+        assert gc.isenabled() and gc.get_freeze_count() - before >= 1000
+        assert not any(one is kept for one in gc.get_objects())
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from diafano.file_names import slug, unused
+from diafano.memory import starting
 
 if TYPE_CHECKING:
     from diafano.cli_addons import AddonOptions
@@ -45,12 +46,13 @@ def generate(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("loading the model", total=None)
 
-        import diafano
-        from diafano.errors import UserError
-        from diafano.filmstrip import Filmstrip
-        from diafano.picture import check_target, read_picture, save_picture
-        from diafano.picture import grid as in_grid
-        from diafano.recorded import with_overrides, without_picture
+        with starting():
+            import diafano
+            from diafano.errors import UserError
+            from diafano.filmstrip import Filmstrip
+            from diafano.picture import check_target, read_picture, save_picture
+            from diafano.picture import grid as in_grid
+            from diafano.recorded import with_overrides, without_picture
 
         axes = []
         if vary or prompts is not None:
@@ -73,7 +75,8 @@ def generate(
             recorded = without_picture(recorded) if image is None else recorded
             settings = with_overrides(recorded, settings)
         over, painted = (None if path is None else read_picture(path) for path in (image, mask))
-        model = diafano.load(source, **loading, **addons.loading())
+        with starting():
+            model = diafano.load(source, **loading, **addons.loading())
         was = {} if recorded is None else recorded.addons
         controls, lost = addons.control.controls(model, was, allow_partial=addons.allow_partial)
         if recorded is not None:

@@ -60,6 +60,17 @@ def without_collecting() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """`without_collecting`, for what a command imports and loads: the collector never looks at any of it again.
+
+    Not even as the process ends, where Python otherwise looks through everything once more.
+    """
+    with without_collecting():
+        yield
+        gc.freeze()
+
+
 class MappedFiles:
     """The parts of this process's memory that are files, as of now; none where there is no /proc (not Linux)."""
 

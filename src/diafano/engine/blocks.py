@@ -28,6 +28,7 @@ from diafano.layers import (
     to_tokens,
 )
 from diafano.memory import keep_freed_memory
+from diafano.packed import packed
 from diafano.tileable import wrapped_axes
 
 
@@ -36,7 +37,8 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     """Inside, the networks' blocks compute by the engine, if this machine has it; the networks are what they were.
 
     Weights are read where they lie, in each call: they may change in between, and nothing is kept of them but the keys
-    and values of the text that was read last. With or without the engine, weights get their layout first.
+    and values of the text that was read last. With or without the engine, weights get their layout first; small float32
+    networks are `packed`.
     """
     lay_out(*networks)
     fused: list[nn.Module] = []
@@ -52,7 +54,8 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
                     block.forward = make(block, known)
                     fused.append(block)
     try:
-        yield
+        with packed(*networks):
+            yield
     finally:
         for block in fused:
             del block.forward
