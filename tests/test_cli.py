@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import diafano
-from diafano import cli, cli_generate
+from diafano import cli, cli_generate, devices
 from diafano.cli_generate import name_files
 from diafano.errors import UserError
 from diafano.file_names import slug
@@ -92,6 +92,19 @@ def test_the_command_draws_what_python_draws(tiny_folder: Path, tiny_model: Stab
     difference = np.abs(np.array(read_picture(tmp_path / "p.png"), int) - np.array(drawn, int))
     assert difference.max() <= 1
     assert read_parameters(tmp_path / "p.png") == drawn.info["parameters"]
+
+
+def test_the_number_format_chosen_for_a_big_model_is_said_once(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(devices, "SMALL_MODEL", 0)
+    monkeypatch.setattr(devices, "cpu_multiplies_bfloat16", lambda: False)
+    asked = ["generate", "a", "--seed", "1", "--model", str(tiny_folder), "--device", "cpu"]
+    for dtype, notes in (("auto", 1), ("float32", 0)):
+        assert cli.run([*asked, "--dtype", dtype, "--output", str(tmp_path / "p.png")]) == 0
+        said = capsys.readouterr().err
+        assert said.count("diafano: note: dtype auto is float32 here: this processor has no") == notes, said
+        assert said.count("\n") == notes
 
 
 def test_every_setting_arrives(tiny_folder: Path, tmp_path: Path) -> None:

@@ -24,6 +24,26 @@ def test_big_models_are_half_where_that_is_fast(
     assert find_dtype("auto", GPU, SMALL_MODEL) == torch.float16
 
 
+@pytest.mark.parametrize(
+    ("device", "fast", "said"),
+    [
+        (CPU, True, "bfloat16 here: this processor has"),
+        (CPU, False, "float32 here: this processor has no"),
+        (GPU, True, "float16 here: the GPU"),
+    ],
+)
+def test_what_auto_chose_for_a_big_model_is_said(
+    device: torch.device, fast: bool, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "cpu_multiplies_bfloat16", lambda: fast)
+    with caplog.at_level("INFO", "diafano"):
+        find_dtype("auto", device, SMALL_MODEL - 1)
+        find_dtype("bfloat16", device, SMALL_MODEL)
+        assert caplog.messages == []
+        find_dtype("auto", device, SMALL_MODEL)
+    assert len(caplog.messages) == 1 and said in caplog.messages[0]
+
+
 def test_a_dtype_that_is_asked_for_is_taken() -> None:
     for name in ("bfloat16", "bf16", torch.bfloat16):
         assert find_dtype(name, CPU, 1) == torch.bfloat16

@@ -60,7 +60,8 @@ def load(
     commit. What it needs is downloaded once into the cache of `huggingface_hub`, whose settings and token count.
 
     `device` is "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". `dtype` is "auto" (float32 for small
-    models, else the half precision that the device is fast in), "float32", "bfloat16", "float16".
+    models, else the half precision that the device is fast in), "float32", "bfloat16", "float16". What became of
+    "auto" is `model.dtype`; for a big model, with the reason, it goes to the log "diafano" (INFO) as well.
 
     A single file (``.safetensors``, ``.ckpt``) has no `tokenizer`: name its folder or hub id, or let the usual one be
     downloaded. `prediction` ("noise" or "v") overrides what is found out about the file, and `ema` takes the running

@@ -5,6 +5,7 @@ command does is in `cli_<command>.py`, or in the package that it is about; the r
 that it calls, never here.
 """
 
+import logging
 import os
 import sys
 import warnings
@@ -346,6 +347,9 @@ def convert(
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
     warnings.showwarning = _show_warning
+    log = logging.getLogger("diafano")
+    log.handlers = [_Notes()]
+    log.setLevel(logging.INFO)
     wait_asleep()
     keep_freed_memory()
     try:
@@ -395,3 +399,10 @@ def _complain(sentence: str) -> None:
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     _complain(f"note: {message}")
+
+
+class _Notes(logging.Handler):
+    """Shows what the package logs like its warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _complain(f"note: {record.getMessage()}")

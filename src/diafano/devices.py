@@ -1,5 +1,6 @@
 """Where the arithmetic runs and in which number format: what ``"auto"`` stands for; modules without weights."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from diafano.memory import MappedFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The number formats that weights are kept in, by the names that users type."""
+REASONS = {
+    torch.float32: "this processor has no instructions for bfloat16, in which it would be slower",
+    torch.bfloat16: "this processor has instructions for it; float32 is slower and takes twice the memory",
+    torch.float16: "the GPU multiplies it fastest; float32 is slower and takes twice the memory",
+}
+"""Why "auto" stands for that number format where the model is big."""
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 SMALL_MODEL = 100_000_000
@@ -43,16 +50,20 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
 def find_dtype(name: str | torch.dtype, device: torch.device, parameters: int) -> torch.dtype:
     """``"auto"``: float32 for small models; for big ones float16 on a GPU, bfloat16 on a CPU that multiplies it.
 
-    A CPU never gets float16: it is slower there than float32. `parameters` is the model's whole number of them.
+    A CPU never gets float16: it is slower there than float32. `parameters` is the model's whole number of them. What is
+    chosen for a big model, and why, goes to the log "diafano" (INFO), which the commands show.
     """
     if isinstance(name, torch.dtype):
         name = str(name).removeprefix("torch.")
     if name == "auto":
         if parameters < SMALL_MODEL:
             return torch.float32
-        if device.type != "cpu":
-            return torch.float16
-        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+        chosen = torch.float16
+        if device.type == "cpu":
+            chosen = torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+        short = str(chosen).removeprefix("torch.")
+        logging.getLogger("diafano").info("dtype auto is %s here: %s", short, REASONS[chosen])
+        return chosen
     dtype = DTYPES.get(SHORT_NAMES.get(name, name))
     if dtype is None:
         raise UserError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
