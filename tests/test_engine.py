@@ -336,9 +336,10 @@ def test_there_need_be_no_library(environment: dict[str, str], monkeypatch: pyte
     assert library.library.__wrapped__() is None
 
 
-@pytest.mark.parametrize("lacks", ["avx512_bf16", "avx512_f"])
+@pytest.mark.parametrize("lacks", ["avx512_bf16", "avx512_vbmi", "avx512_f"])
 def test_other_processors_are_left_to_torch(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16"), True)
+    names = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi")
+    every = dict.fromkeys(names, True)
     monkeypatch.setattr(library, "platform", SimpleNamespace(system=lambda: "Linux", machine=lambda: "x86_64"))
     for capabilities, fits in [(every, True), (every | {lacks: False}, False), (every | {"amx_bf16": True}, False)]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)

@@ -19,7 +19,7 @@ import torch
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
-FEATURES = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"]
+FEATURES = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vbmi", "-mfma"]
 COMPILERS = ("c++", "g++", "clang++")
 LONGEST_COMPILATION = 120.0  # seconds, on a machine that is busy with other things
 
@@ -50,7 +50,7 @@ def processor_fits() -> bool:
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     has = torch.cpu.get_capabilities()
-    needed = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16")
+    needed = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi")
     return all(has.get(name, False) for name in needed) and not has.get("amx_bf16", False)
 
 

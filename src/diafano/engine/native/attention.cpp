@@ -1,10 +1,34 @@
-// softmax(q k^T scale) v without the matrix of scores (Dao et al. 2022, FlashAttention): keys pass by in blocks, and each
-// query's running maximum and sum correct what was added up before. Scores, sums and results are float32.
+// softmax(q k^T scale) v without the matrix of scores (Dao et al. 2022, FlashAttention): keys pass by in blocks, and what
+// was added up before is corrected when a maximum rises. Sums and results are float32.
+//
+// Exponentials are taken of scores that are still in registers, before it is known whether they are the largest: each
+// query's are shifted by the maximum of its first keys. Only when a later block exceeds that by far is the shift
+// changed and the block done again, so the maximum costs next to nothing and no factor passes over the sums.
+
+#include <cmath>
 
 #include "common.h"
 
 static constexpr long ROWS = 8, KEYS = 512, WIDE = 32;  // queries of a tile, keys of a block, keys of a panel
 static constexpr long QUERIES = 64;                     // queries of a task
+
+// 2^x as bfloat16: with x in steps of 1/128, x * 128 + ZERO is its bit pattern, but for the mantissa, which a table of
+// the 128 there are puts right. In the root mean square this errs by 0.0022, rounding alone to bfloat16 by 0.0017; the
+// sums are of the same values, so the shares still add up to one.
+static constexpr float STEPS = 128, ZERO = 127 * STEPS;
+// Added to a number of less than 2^22 it leaves the number, rounded to a whole one, in the low bits of the float.
+static constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23
+// How far above its shift an exponential may be, in powers of two: far from where bfloat16, or a sum, ends.
+static constexpr float HEADROOM = 60;
+
+static const struct Tables {
+    alignas(64) uint8_t mantissas[128];
+    alignas(64) uint16_t lower[32];  // the lower halves' places in two vectors of 32 bits each
+    Tables() {
+        for (int i = 0; i < 128; i++) mantissas[i] = (uint8_t)std::lround(128 * (std::exp2(i / 128.0) - 1));
+        for (int i = 0; i < 32; i++) lower[i] = (uint16_t)(2 * i);
+    }
+} tables;
 
 struct Attention {
     const bf16 *q, *k, *v;  // (batch, n, heads * width), (batch, m, heads * width) twice, rows `*_step` values apart
@@ -44,15 +68,14 @@ struct Attention {
         }
     }
 
-    // sums[ROWS][...] = sums * factors + p times a panel of values
+    // sums[ROWS][...] += p times a panel of values
     template <int ZMM, bool HALF>
     static inline __attribute__((always_inline)) void add_values(const bf16* p, const bf16* panel, long pairs,
-                                                                 const float* factors, float* sums, long step) {
+                                                                 float* sums, long step) {
         Tile<ROWS, ZMM, HALF> t;
         for (int r = 0; r < ROWS; r++) {
-            for (int z = 0; z < ZMM; z++)
-                t.c[r][z] = _mm512_mul_ps(_mm512_loadu_ps(sums + r * step + z * 16), _mm512_set1_ps(factors[r]));
-            if (HALF) t.h[r] = _mm256_mul_ps(_mm256_loadu_ps(sums + r * step + ZMM * 16), _mm256_set1_ps(factors[r]));
+            for (int z = 0; z < ZMM; z++) t.c[r][z] = _mm512_loadu_ps(sums + r * step + z * 16);
+            if (HALF) t.h[r] = _mm256_loadu_ps(sums + r * step + ZMM * 16);
         }
         t.multiply(p, KEYS, panel, pairs);
         for (int r = 0; r < ROWS; r++) {
@@ -61,31 +84,89 @@ struct Attention {
         }
     }
 
-    // Scores [ROWS][KEYS] -> exponentials in bfloat16; keeps each row's maximum (times log2 e and scale) and sum.
-    void softmax(const float* scores, long keys, bf16* p, float* maxima, float* totals, float* factors) const {
-        const float to_log2 = scale * LOG2_E;
-        const vec c = _mm512_set1_ps(to_log2);
-        for (int r = 0; r < ROWS; r++, scores += KEYS, p += KEYS) {
-            vec most = _mm512_load_ps(scores);
-            for (long i = 16; i < keys; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(scores + i));
-            const float reached = _mm512_reduce_max_ps(most) * to_log2;
-            const float maximum = reached > maxima[r] ? reached : maxima[r];
-            const vec shift = _mm512_set1_ps(maximum);
-            vec total = _mm512_setzero_ps();
-            for (long i = 0; i < keys; i += 16) {
-                const vec e = exp2_of(_mm512_fmsub_ps(_mm512_load_ps(scores + i), c, shift));
-                total = _mm512_add_ps(total, e);
-                _mm256_store_si256((__m256i*)(p + i), narrow(e));
-            }
-            factors[r] = _mm512_cvtss_f32(exp2_of(_mm512_set1_ps(maxima[r] - maximum)));
-            totals[r] = totals[r] * factors[r] + _mm512_reduce_add_ps(total);
-            maxima[r] = maximum;
+    using Scores = Tile<ROWS, 2, false>;
+
+    // What is known of the queries of a tile; `step` values of `sums` belong to each.
+    struct Running {
+        float *shifts, *totals, *sums;  // shifts are in powers of two
+        long step;
+    };
+
+    // Shifts rise to the maxima of these scores where they are below, and what was added up falls.
+    void raise(const Scores& t, __mmask32 there, Running& of) const {
+        const vec lowest = _mm512_set1_ps(-1e30f);
+        for (int r = 0; r < ROWS; r++) {
+            const vec least = _mm512_max_ps(_mm512_mask_mov_ps(lowest, (__mmask16)there, t.c[r][0]),
+                                            _mm512_mask_mov_ps(lowest, (__mmask16)(there >> 16), t.c[r][1]));
+            const float reached = std::round(_mm512_reduce_max_ps(least) * scale * LOG2_E * STEPS) / STEPS;
+            if (!(reached > of.shifts[r])) continue;
+            const float factor = std::exp2(of.shifts[r] - reached);
+            of.shifts[r] = reached;
+            of.totals[r] *= factor;
+            for (long i = 0; i < of.step; i++) of.sums[r * of.step + i] *= factor;
         }
     }
 
-    // Queries first .. first + QUERIES of one head.
+    // Exponentials of one query's scores with 32 keys -> p, added to `total`; `most` keeps the largest, not yet taken.
+    inline __attribute__((always_inline)) void exponentials(const float* scores, __mmask32 there, float start, bf16* p,
+                                                            vec& total, vec& most) const {
+        const vec factor = _mm512_set1_ps(scale * LOG2_E * STEPS), least = _mm512_set1_ps(WHOLE);
+        vec x[2];
+        for (int z = 0; z < 2; z++) {
+            x[z] = _mm512_fmadd_ps(_mm512_load_ps(scores + z * 16), factor, _mm512_set1_ps(start));
+            x[z] = _mm512_max_ps(x[z], least);  // 2^-127 is as good as zero
+            most = _mm512_max_ps(most, x[z]);
+        }
+        const __m512i lower = _mm512_load_si512(tables.lower), mantissa = _mm512_set1_epi16(127);
+        const __m512i linear = _mm512_permutex2var_epi16((__m512i)x[0], lower, (__m512i)x[1]);
+        __m512i e = _mm512_permutex2var_epi8(_mm512_load_si512(tables.mantissas), linear,
+                                             _mm512_load_si512(tables.mantissas + 64));
+        e = _mm512_ternarylogic_epi32(mantissa, e, linear, 0xca);  // a ? b : c, bit by bit
+        if (there != 0xffffffffu) e = _mm512_maskz_mov_epi16(there, e);
+        total = _mm512_dpbf16_ps(total, (__m512bh)e, (__m512bh)_mm512_set1_epi16(0x3f80));  // times one
+        _mm512_store_si512(p, e);
+    }
+
+    static __mmask32 there(long keys) { return keys >= WIDE ? 0xffffffffu : (1u << keys) - 1; }
+
+    // Exponentials of a tile's scores with a block of keys; false if some exceed the headroom. They are taken while the
+    // next panel's products are made, for the processor computes both side by side.
+    bool weigh(const bf16* queries, const bf16* keys, long here, long real, bf16* p, Running& of, bool begun) const {
+        alignas(64) vec totals[ROWS];
+        alignas(64) float scores[ROWS][WIDE], starts[ROWS];
+        vec most = _mm512_setzero_ps();
+        const long pairs = width / 2;
+        Scores t;
+        t.clear();
+        t.multiply(queries, width, keys, pairs);
+        if (!begun) raise(t, there(real), of);
+        for (int r = 0; r < ROWS; r++) {
+            totals[r] = _mm512_setzero_ps();
+            starts[r] = WHOLE + (ZERO - of.shifts[r] * STEPS);
+        }
+        for (long panel = WIDE;; panel += WIDE) {
+            for (int r = 0; r < ROWS; r++)
+                for (int z = 0; z < 2; z++) _mm512_store_ps(scores[r] + z * 16, t.c[r][z]);
+            if (panel >= here) break;
+            t.clear();
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) {
+                const long from = pairs * r / ROWS, to = pairs * (r + 1) / ROWS;
+                exponentials(scores[r], 0xffffffffu, starts[r], p + r * KEYS + panel - WIDE, totals[r], most);
+                t.multiply(queries + 2 * from, width, keys + panel * width + from * WIDE * 2, to - from);
+            }
+        }
+        for (int r = 0; r < ROWS; r++)
+            exponentials(scores[r], there(real - here + WIDE), starts[r], p + r * KEYS + here - WIDE, totals[r], most);
+        const float reached = _mm512_reduce_max_ps(most);
+        if (reached > WHOLE + ZERO + HEADROOM * STEPS && reached < INFINITY) return false;
+        for (int r = 0; r < ROWS; r++) of.totals[r] += _mm512_reduce_add_ps(totals[r]);
+        return true;
+    }
+
+    // Queries start .. start + QUERIES of one head.
     void attend(long head, long start, const bf16* packed) const {
-        alignas(64) float scores[ROWS * KEYS], maxima[QUERIES], totals[QUERIES], factors[ROWS];
+        alignas(64) float shifts[QUERIES], totals[QUERIES];
         alignas(64) bf16 p[ROWS * KEYS];
         static thread_local Scratch scratch;
         const long b = head / heads, offset = head % heads * width, columns = this->columns(), keys = padded();
@@ -94,7 +175,7 @@ struct Attention {
         bf16* queries = (bf16*)(sums + QUERIES * step);
         memset(sums, 0, QUERIES * step * sizeof(float));
         for (long r = 0; r < QUERIES; r++) {
-            maxima[r] = -1e30f;
+            shifts[r] = -1e30f;
             totals[r] = 0;
             if (r < rows)
                 memcpy(queries + r * width, q + (b * n + start + r) * q_step + offset, width * sizeof(bf16));
@@ -105,27 +186,28 @@ struct Attention {
         for (long key = 0; key < keys; key += KEYS) {
             const long here = keys - key < KEYS ? keys - key : KEYS;
             for (long r = 0; r < rows; r += ROWS) {
-                for (long panel = 0; panel < here; panel += WIDE) {
-                    Tile<ROWS, 2, false> t;
-                    t.clear();
-                    t.multiply(queries + r * width, width, packed + (key + panel) * width, width / 2);
-                    for (int i = 0; i < ROWS; i++)
-                        for (int z = 0; z < 2; z++) _mm512_store_ps(scores + i * KEYS + panel + z * 16, t.c[i][z]);
+                Running of{shifts + r, totals + r, sums + r * step, step};
+                const bf16 *own = queries + r * width, *block = packed + key * width;
+                if (!weigh(own, block, here, m - key, p, of, key > 0)) {
+                    for (long panel = 0; panel < here; panel += WIDE) {
+                        Scores t;
+                        t.clear();
+                        t.multiply(own, width, block + panel * width, width / 2);
+                        raise(t, there(m - key - panel), of);
+                    }
+                    weigh(own, block, here, m - key, p, of, true);
                 }
-                for (long i = m - key; i < here; i++)  // keys that are only there to fill the last panel
-                    for (int j = 0; j < ROWS; j++) scores[j * KEYS + i] = -1e30f;
-                softmax(scores, here, p, maxima + r, totals + r, factors);
                 const bf16* panel = values;
                 for (long c = 0; c < columns;) {
                     const long halves = panel_of((columns - c) / 8);
                     const bf16* from = panel + key * halves * 8;
                     float* to = sums + r * step + c;
                     switch (halves) {
-                        case 5: add_values<2, true>(p, from, here / 2, factors, to, step); break;
-                        case 4: add_values<2, false>(p, from, here / 2, factors, to, step); break;
-                        case 3: add_values<1, true>(p, from, here / 2, factors, to, step); break;
-                        case 2: add_values<1, false>(p, from, here / 2, factors, to, step); break;
-                        default: add_values<0, true>(p, from, here / 2, factors, to, step);
+                        case 5: add_values<2, true>(p, from, here / 2, to, step); break;
+                        case 4: add_values<2, false>(p, from, here / 2, to, step); break;
+                        case 3: add_values<1, true>(p, from, here / 2, to, step); break;
+                        case 2: add_values<1, false>(p, from, here / 2, to, step); break;
+                        default: add_values<0, true>(p, from, here / 2, to, step);
                     }
                     panel += keys * halves * 8;
                     c += halves * 8;

@@ -124,6 +124,7 @@ struct Tile {
     }
 
     inline __attribute__((always_inline)) void multiply(const bf16* a, long lda, const bf16* panel, long pairs) {
+#pragma GCC unroll 4
         for (long k = 0; k < pairs; k++) {
             __m512bh b[ZMM ? ZMM : 1];
             __m256bh bh;

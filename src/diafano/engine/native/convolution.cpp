@@ -52,7 +52,7 @@ struct Convolution {
                     }
                 }
                 for (int p = 0; p < POSITIONS; p++)
-                    for (long j = 0; j < vectors; j++) {
+                    for (long j = 0; j < vectors && !vanishes(p); j++) {
                         transpose(spread[j][p]);
                         const long pair = c / 2 + j * 16, count = pairs - pair < 16 ? pairs - pair : 16;
                         bf16* to = packed + (p * pairs + pair) * WIDE * 2 + half * 32;
@@ -87,6 +87,9 @@ struct Convolution {
         c = _mm512_fnmadd_ps(half, g[1], ends);
         d = g[2];
     }
+
+    // Where x is repeated, the middle rows of each tile are alike, and so are its middle columns: their difference is 0.
+    bool vanishes(int position) const { return up && (position / 4 == 2 || position % 4 == 2); }
 
     // Tiles first .. first + count of 4x4 inputs -> their 16 transforms [position][count][2 * pairs].
     void transform_inputs(long start, long count, bf16* v) const {
@@ -146,8 +149,13 @@ struct Convolution {
                 const float* from = m + i * WIDE + (o - panel * WIDE);
                 vec t[2][4];
                 for (int c = 0; c < 4; c++) {
+                    if (up && c == 2) {
+                        t[0][c] = t[1][c] = _mm512_setzero_ps();
+                        continue;
+                    }
                     const vec m0 = _mm512_load_ps(from + c * step), m1 = _mm512_load_ps(from + (4 + c) * step);
-                    const vec m2 = _mm512_load_ps(from + (8 + c) * step), m3 = _mm512_load_ps(from + (12 + c) * step);
+                    const vec m2 = up ? _mm512_setzero_ps() : _mm512_load_ps(from + (8 + c) * step);
+                    const vec m3 = _mm512_load_ps(from + (12 + c) * step);
                     t[0][c] = _mm512_add_ps(_mm512_add_ps(m0, m1), m2);
                     t[1][c] = _mm512_sub_ps(_mm512_sub_ps(m1, m2), m3);
                 }
@@ -169,6 +177,7 @@ struct Convolution {
     void results(long start, long count, long panel, const bf16* v, const bf16* kernels, float* m) const {
         const long pairs = this->pairs();
         for (int position = 0; position < POSITIONS; position++, kernels += pairs * WIDE * 2) {
+            if (vanishes(position)) continue;
             const bf16* from = v + position * count * pairs * 2;
             float* to = m + position * count * WIDE;
             long i = 0;
