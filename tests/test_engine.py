@@ -93,6 +93,22 @@ def test_convolution(batch: int, before: int, after: int, height: int, width: in
 
 
 @needs_engine
+@pytest.mark.parametrize(("channels", "height", "width"), [(5, 3, 4), (48, 20, 20), (288, 9, 16)])
+def test_convolution_of_a_map_of_twice_the_size(channels: int, height: int, width: int) -> None:
+    conv, x = layer(nn.Conv2d(channels, 33, 3, padding=1)), random(2, channels, height, width)
+    assert isinstance(conv, nn.Conv2d)
+    expected = in_float32(conv, F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    exact = operations.convolution(x, conv, twice=True, dtype=torch.float32)
+    assert distance(exact, expected) < 2 * ROUNDING
+
+
+@needs_engine
+def test_maps_are_joined() -> None:
+    x, other = random(2, 7, 5, 3), random(2, 40, 5, 3, seed=1).to(memory_format=torch.channels_last)
+    assert torch.equal(operations.joined(x, other), torch.cat([x, other], dim=1))
+
+
+@needs_engine
 def test_convolution_of_every_shape_of_work() -> None:
     """Few and many tiles, one and several panels of results, more kernels than are transformed at once."""
     for before, after, size in [(1024, 1056, 4), (512, 1088, 34), (16, 16, 70)]:
@@ -290,11 +306,11 @@ def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypat
     monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
     picture = model.generate("a penguin", seed=1, steps=2)[0]
     assert not calls  # in float32 there is nothing for it to do
-    everything = {"linear", "convolution", "attention", "group_norm", "layer_norm"}
+    everything = {"linear", "convolution", "attention", "group_norm", "layer_norm", "join"}
     for network, image, expected in [
         (model.unet, None, everything),
-        (model.autoencoder, None, everything - {"layer_norm"}),
-        (model.autoencoder, picture, everything - {"layer_norm"}),
+        (model.autoencoder, None, everything - {"layer_norm", "join"}),
+        (model.autoencoder, picture, everything - {"layer_norm", "join"}),
     ]:
         network.bfloat16()
         try:

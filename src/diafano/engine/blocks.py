@@ -30,6 +30,7 @@ from diafano.layers import (
 from diafano.memory import keep_freed_memory
 from diafano.packed import packed
 from diafano.tileable import wrapped_axes
+from diafano.unet import UpLevel
 
 
 @contextmanager
@@ -82,6 +83,7 @@ def is_plain(block: nn.Module) -> bool:
 KNOWN_LAYERS = {
     *(nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.ModuleList, nn.Identity),
     *(ResidualBlock, SpatialTransformer, TransformerBlock, Attention, FeedForward, GEGLU, PictureAttention, Upsample),
+    UpLevel,
 }
 
 Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
@@ -191,11 +193,27 @@ def fused_upsample(block: Upsample, _: Known) -> Callable[..., Tensor]:
     return forward
 
 
+def fused_up_level(block: UpLevel, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, time: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
+        if not operations.fits(x, *skips):
+            return UpLevel.forward(block, x, time, text, skips)
+        for i, resnet in enumerate(block.resnets):
+            x = resnet(operations.joined(x, skips.pop()), time)
+            if block.attentions:
+                x = block.attentions[i](x, text)
+        for upsample in block.upsamplers:
+            x = upsample(x, skips[-1].shape[-2:])
+        return x
+
+    return forward
+
+
 FUSED: dict[type[nn.Module], Callable[[Any, Known], Callable[..., Tensor]]] = {
     ResidualBlock: fused_residual_block,
     SpatialTransformer: fused_transformer,
     PictureAttention: fused_picture_attention,
     Upsample: fused_upsample,
+    UpLevel: fused_up_level,
 }
 
 

@@ -100,6 +100,16 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     return y
 
 
+def joined(x: Tensor, other: Tensor) -> Tensor:
+    """The channels of two maps, one after the other: (b, c, h, w), (b, d, h, w) -> (b, c + d, h, w)."""
+    x, other = _channels_last(x), _channels_last(other)
+    batch, channels, height, width = x.shape
+    size = (batch, channels + other.shape[1], height, width)
+    y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    _call("join", x, other, y, batch * height * width, channels, other.shape[1])
+    return y
+
+
 def time_projection(layer: nn.Linear, time: Tensor) -> Tensor:
     """The embedded timestep as a residual block adds it: (b, time width) -> (b, channels)."""
     return F.linear(F.silu(time), layer.weight, layer.bias)

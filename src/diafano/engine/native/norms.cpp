@@ -1,4 +1,4 @@
-// Group norm over channels_last maps, with or without SiLU after it, and layer norm.
+// What only passes over memory: group norm of channels_last maps, with or without SiLU after it; layer norm; joining maps.
 
 #include "common.h"
 
@@ -119,5 +119,14 @@ EXPORTED void diafano_layer_norm(const bf16* x, const bf16* weight, const bf16* 
             const vec value = _mm512_mul_ps(_mm512_sub_ps(load(from + c, mask), mean), inverse);
             store(y + r * width + c, _mm512_fmadd_ps(value, load(weight + c, mask), load(bias + c, mask)), mask);
         }
+    }
+}
+
+// Two maps' channels one after the other: a (positions, first), b (positions, second) -> y (positions, first + second).
+EXPORTED void diafano_join(const bf16* a, const bf16* b, bf16* y, long positions, long first, long second) {
+#pragma omp parallel for schedule(static) num_threads(team())
+    for (long i = 0; i < positions; i++) {
+        memcpy(y + i * (first + second), a + i * first, first * sizeof(bf16));
+        memcpy(y + i * (first + second) + first, b + i * second, second * sizeof(bf16));
     }
 }
