@@ -18,7 +18,8 @@ GIB = 2**30
 
 
 def tables(found: dict[str, Any]) -> str:
-    parts = [_work(found), _growth(found), _cold(found), _error(found), _ceilings(found), _machine(found)]
+    pieces = (_work, _growth, _cold, _process, _error, _ceilings, _machine)
+    parts = [piece(found) for piece in pieces]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -118,25 +119,40 @@ def _growth(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cold(found: dict[str, Any]) -> str:
-    runs = runs_of(found, "cold")
-    if not runs:
+def _process(found: dict[str, Any]) -> str:
+    """What a process costs: importing and loading, and the memory that a picture takes, all included."""
+    starts, memories = runs_of(found, "start"), runs_of(found, "memory")
+    if not starts and not memories:
         return ""
+    size = memories[-1]["what"]["size"] if memories else 0
+    lines = head(["a process", "import, s", "load, s", f"peak with a picture of {size}x{size}, GiB"])
+    for name in _programs([*starts, *memories]):
+        start = latest(found, {"do": "start"}, name)
+        of = start["found"][name] if start is not None else []
+        times = [f"{statistics.median(one[part] for one in of):.2f}" if of else "" for part in ("import", "load")]
+        memory = latest(found, memories[-1]["what"], name) if memories else None
+        lines.append(row([name, *times, "" if memory is None else f"{memory['found'][name]['peak'] / GIB:.2f}"]))
+    return "\n".join(lines)
+
+
+def _cold(found: dict[str, Any]) -> str:
+    """From the start of a process to its first picture."""
+    runs = runs_of(found, "cold")
     lines = []
     for what in _kinds(runs):
         title = f"cold process, {what['steps']} steps, {what['size']}x{what['size']}"
-        lines += ["", *head([title, "import, s", "load, s", "picture, s", "whole, s", "diafano's share", "peak, GiB"])]
+        lines += ["", *head([title, "import, s", "load, s", "picture, s", "whole, s", "diafano's share"])]
         for name in _programs(runs):
             run = latest(found, what, name)
             if run is None:
                 continue
             medians = {
                 part: statistics.median(one[part] for one in run["found"][name])
-                for part in ("import", "load", "picture", "seconds", "peak")
+                for part in ("import", "load", "picture", "seconds")
             }
             ours = statistics.median(one["seconds"] for one in run["found"][OURS])
             times = [f"{medians[part]:.2f}" for part in ("import", "load", "picture", "seconds")]
-            lines.append(row([name, *times, f"{ours / medians['seconds']:.2f}", f"{medians['peak'] / GIB:.2f}"]))
+            lines.append(row([name, *times, f"{ours / medians['seconds']:.2f}"]))
     return "\n".join(lines[1:])
 
 

@@ -1,4 +1,4 @@
-"""diafano and its peers on this machine: a guided step, decoding, encoding, text, whole pictures, a cold start.
+"""diafano and its peers on this machine: a guided step, decoding, encoding, text, whole pictures, starting, memory.
 
     .venv/bin/python benchmarks/peers.py [--only step --only decode] [--peers "diffusers bf16" ...] [--runs 3]
                                          [--size 512] [--batch 1] [--steps 20] [--folder FOLDER] [--write]
@@ -35,8 +35,10 @@ HERE = Path(__file__).parent
 PEERS = HERE.parent / ".peers"
 """One folder for each package that `make peers` installs."""
 WORK = ("step", "decode", "encode", "text", "picture")
-PROCESSES = ("cold", "error")
+PROCESSES = ("start", "memory", "cold", "error")
 GIB = 2**30
+MEMORY_STEPS = 2
+"""Of the picture whose memory is measured: the second step takes what each later one does."""
 LARGEST = 5.0
 """GiB that a program may take once it is loaded; what it really takes counts from then on."""
 
@@ -132,8 +134,31 @@ def measure_work(workers: Workers, programs: list[str], runs: int, what: dict[st
     return found
 
 
+def measure_start(folder: Path, programs: list[str], runs: int) -> dict[str, Any]:
+    """program -> seconds of importing and loading, each time in a process of its own."""
+    found: dict[str, Any] = {name: [] for name in programs}
+    for _ in range(runs):
+        for name in programs:
+            worker = Worker(name, folder)
+            worker.stop()
+            found[name].append({part: worker.loaded[part] for part in ("import", "load")})
+            print(f"  start, {name}: {found[name][-1]}", flush=True)
+    return found
+
+
+def measure_memory(folder: Path, programs: list[str], size: int, steps: int) -> dict[str, Any]:
+    """program -> bytes of memory that its process has taken at most, after a picture."""
+    found: dict[str, Any] = {}
+    for name in programs:
+        worker = Worker(name, folder)
+        found[name] = {"peak": worker.ask(do="picture", size=size, batch=1, steps=steps)["peak"]}
+        worker.stop()
+        print(f"  memory, {name}: {found[name]['peak'] / GIB:.2f} GiB", flush=True)
+    return found
+
+
 def measure_cold(folder: Path, programs: list[str], runs: int, size: int, steps: int) -> dict[str, Any]:
-    """program -> from the start of its process to a picture: seconds of the whole and its parts, and peak memory."""
+    """program -> from the start of its process to a picture: seconds of the whole and its parts."""
     found: dict[str, Any] = {name: [] for name in programs}
     for _ in range(runs):
         for name in programs:
@@ -143,7 +168,7 @@ def measure_cold(folder: Path, programs: list[str], runs: int, size: int, steps:
             whole = time.perf_counter() - before
             worker.stop()
             parts = {"import": worker.loaded["import"], "load": worker.loaded["load"], "picture": said["seconds"]}
-            found[name].append({"seconds": whole, **parts, "peak": said["peak"]})
+            found[name].append({"seconds": whole, **parts})
             print(f"  cold, {name}: {found[name][-1]}", flush=True)
     return found
 
@@ -283,6 +308,11 @@ def measure(
                 what["steps"] = given.steps
             keep(given.json, found, {"what": what, "found": measure_work(workers, programs, given.runs, what)})
     workers.stop_all()
+    if "start" in only:
+        keep(given.json, found, {"what": {"do": "start"}, "found": measure_start(folder, programs, given.runs)})
+    if "memory" in only:
+        what = {"do": "memory", "size": given.size[0]}
+        keep(given.json, found, {"what": what, "found": measure_memory(folder, programs, given.size[0], MEMORY_STEPS)})
     if "cold" in only:
         what = {"do": "cold", "size": given.size[0], "batch": 1, "steps": given.steps}
         cold = measure_cold(folder, programs, given.runs, given.size[0], given.steps)

@@ -4,11 +4,11 @@
                                                  [--weights float32] [--json FILE] [--write]
 
 The step is the same for both: noisy latents, the squared error of the prediction, backwards in bfloat16 autocast,
-gradients clipped to norm 1, AdamW (fused). diafano's is that of its training loop, its moving average of the weights
-included; diffusers' is the loop of its text-to-image example, without one. Both once with gradient checkpointing and
-once without. "embedded" is the shape, batch and passes of recipes/embedded/unet.toml, and diafano runs its passes side
-by side as the recipe says; "sd1" is Stable Diffusion 1's UNet, whose float32 weights, gradients, moments and averages
-take 17 GB: `--weights bfloat16` halves that, for both.
+gradients clipped to norm 1, AdamW (fused). diafano's is that of its training loop, with and without its moving average
+of the weights; diffusers' is the loop of its text-to-image example, which has none unless it is asked for. Both once
+with gradient checkpointing and once without. "embedded" is the shape, batch and passes of recipes/embedded/unet.toml,
+and diafano runs its passes side by side as the recipe says; "sd1" is Stable Diffusion 1's UNet, whose float32 weights,
+gradients, moments and averages take 17 GB: `--weights bfloat16` halves that, for both.
 
 Each measurement is a process of its own, of which the first step is not counted; the processes are run in turn.
 """
@@ -32,7 +32,14 @@ from peer_worker import memory
 
 HERE = Path(__file__).parent
 SHAPES = ("sd1", "embedded")
-PROGRAMS = ("diafano", "diafano, checkpointing", "diffusers", "diffusers, checkpointing")
+AVERAGED, CHECKPOINTING = "moving average", "checkpointing"
+PROGRAMS = (
+    "diafano",
+    f"diafano, {AVERAGED}",
+    f"diafano, {CHECKPOINTING}",
+    "diffusers",
+    f"diffusers, {CHECKPOINTING}",
+)
 TIMED = 2
 """Steps of one process; the first one more is not counted."""
 RATE, BETAS, DECAY, CLIP = 1e-4, (0.9, 0.999), 0.01, 1.0
@@ -81,7 +88,7 @@ def batches(of: dict[str, Any]) -> Callable[[int], tuple[Any, Any, Any, Any]]:
     return draw
 
 
-def train_with_diafano(of: dict[str, Any], checkpointing: bool, dtype: str) -> list[float]:
+def train_with_diafano(of: dict[str, Any], switch: str, dtype: str) -> list[float]:
     from diafano.memory import keep_freed_memory
     from diafano.threads import wait_asleep
 
@@ -126,14 +133,15 @@ def train_with_diafano(of: dict[str, Any], checkpointing: bool, dtype: str) -> l
         weight_decay=DECAY,
         clip=CLIP,
         tensorboard=False,
-        gradient_checkpointing=checkpointing,
+        ema=0.999 if switch == AVERAGED else 0.0,
+        gradient_checkpointing=switch == CHECKPOINTING,
     )
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         Training(Stage(), recipe, Path(folder), torch.device("cpu")).run()
     return ends
 
 
-def train_with_diffusers(of: dict[str, Any], checkpointing: bool, dtype: str) -> list[float]:
+def train_with_diffusers(of: dict[str, Any], switch: str, dtype: str) -> list[float]:
     warnings.simplefilter("ignore")
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -149,7 +157,7 @@ def train_with_diffusers(of: dict[str, Any], checkpointing: bool, dtype: str) ->
         cross_attention_dim=config.text_width,
     ).to(getattr(torch, dtype))
     unet.train()
-    if checkpointing:
+    if switch == CHECKPOINTING:
         unet.enable_gradient_checkpointing()
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     optimiser = torch.optim.AdamW(unet.parameters(), lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
@@ -177,7 +185,7 @@ def measure_here(given: argparse.Namespace) -> None:
     name, _, switch = given.measure.partition(", ")
     train = train_with_diafano if name == "diafano" else train_with_diffusers
     of = shape_of(given.shape[0], given)
-    ends = train(of, bool(switch), given.weights)
+    ends = train(of, switch, given.weights)
     seconds = [after - before for before, after in pairwise(ends[1:])]
     pictures = of["batch"] * of["accumulate"]
     print(json.dumps({"seconds": seconds, "peak": memory("VmHWM"), "pictures": pictures}))

@@ -46,6 +46,25 @@ def test_a_later_run_takes_the_place_of_earlier_ones(peers: ModuleType, tmp_path
     assert found["runs"] == [other, second]
 
 
+def test_what_a_process_costs_is_one_table(peers: ModuleType, tmp_path: Path) -> None:
+    found = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
+    seconds = [{"import": 1.0, "load": 2.0}, {"import": 1.2, "load": 2.2}, {"import": 9.0, "load": 2.4}]
+    start = {"what": {"do": "start"}, "found": {"diafano": seconds}}
+    memory = {"do": "memory", "size": 64}
+    for run in (
+        start,
+        {"what": memory, "found": {"diafano": {"peak": 2**30}, "diffusers fp32": {"peak": 3 * 2**30}}},
+        {"what": memory, "found": {"diafano": {"peak": 2**31}}},
+    ):
+        peers.keep(tmp_path / "found.json", found, run)
+    assert peers.tables(found).split("\n\n")[0].splitlines() == [
+        "| a process | import, s | load, s | peak with a picture of 64x64, GiB |",
+        "| --- | --- | --- | --- |",
+        "| diafano | 1.20 | 2.20 | 2.00 |",
+        "| diffusers fp32 |  |  | 3.00 |",
+    ]
+
+
 @pytest.mark.slow
 def test_programs_run_in_turn_and_agree_in_float32(tmp_path: Path) -> None:
     """A narrow model: the script makes it, both programs do the work, and predict the same noise."""
@@ -86,5 +105,5 @@ def test_the_training_benchmark_takes_the_recipes_shape_and_times_whole_steps(mo
     narrow = {**of, "batch": 2, "network": of["network"].model_copy(update={"widths": (32, 32, 32)})}
     for train in (training_step.train_with_diafano, training_step.train_with_diffusers):
         # A start of a first step, of each timed one, and of the one after the last.
-        ends = train(narrow, True, "float32")
+        ends = train(narrow, training_step.CHECKPOINTING, "float32")
         assert len(ends) == training_step.TIMED + 2 and ends == sorted(ends)

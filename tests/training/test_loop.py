@@ -159,6 +159,19 @@ def test_the_average_steps_by_its_equation() -> None:
     assert layer.weight.item() == 5.0, "the weights come back"
 
 
+def test_without_decay_the_average_is_the_weights_and_takes_no_memory() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(layer, 0.0)
+    held = average.state()["average"]
+    nn.init.constant_(layer.weight, 3.0)
+    average.update()
+    with average.applied():
+        assert layer.weight.item() == 3.0
+    assert held == []
+    average.load({"updates": 7, "average": [torch.zeros(1, 1)]})  # of a run that had one
+    assert average.updates == 7 and layer.weight.item() == 3.0
+
+
 def test_previews_and_figures_are_written(tmp_path: Path) -> None:
     Training(LineStage(), recipe(), tmp_path, CPU).run()
     assert sorted(path.name for path in (tmp_path / "previews").iterdir())[-1] == "0000040.png"

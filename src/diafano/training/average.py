@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """Holds the average of a module's parameters. `update` after each optimiser step; `applied` to use it."""
+    """Holds the average of a module's parameters. `update` after each optimiser step; `applied` to use it.
+
+    A decay of 0 is the weights themselves: nothing is held then.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._trained: list[Tensor] = list(module.parameters())
+        self._trained: list[Tensor] = list(module.parameters()) if decay > 0 else []
         self._average = [parameter.detach().clone() for parameter in self._trained]
 
     @torch.no_grad()
@@ -21,7 +24,8 @@ class MovingAverage:
         """Move towards the weights by 1 - decay; early on by more, so that the random start is forgotten."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, self._trained, 1.0 - decay)
+        if self._trained:
+            torch._foreach_lerp_(self._average, self._trained, 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -46,6 +50,8 @@ class MovingAverage:
         updates, average = state["updates"], state["average"]
         assert isinstance(updates, int) and isinstance(average, list)
         self.updates = updates
+        if not self._trained:  # what was held before does not matter any more
+            return
         for mine, stored in zip(self._average, average, strict=True):
             assert isinstance(stored, Tensor)
             mine.copy_(stored)

@@ -76,7 +76,8 @@ class LoopRecipe(Section):
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all weights."""
     ema: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the exponential moving average of the weights, which is what is saved; 0 is the weights themselves."""
+    """Decay of the exponential moving average of the weights, which is what is saved; 0 is the weights themselves,
+    and takes the memory of one copy of them less."""
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
     """Keep no activations inside the blocks: much less memory, a third more time, the same gradients."""
