@@ -17,6 +17,7 @@ export PROMPT OUT
 # An index to take torch from, for machines without a GPU: https://download.pytorch.org/whl/cpu (a smaller download).
 TORCH_INDEX ?=
 
+ADDONS := docs/inputs/addons
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -47,16 +48,25 @@ lint: $(VENV)/.dev ## check style and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.package ## draw all pictures in docs again, with the commands that are printed above them
+docs: $(VENV)/.package $(ADDONS)/sepia $(ADDONS)/silhouettes.safetensors ## draw all pictures in docs again, with the commands that are printed above them
 	$(BIN)/python docs/draw.py
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/autoencoder.py
 	$(BIN)/python docs/samplers.py
 
+# Add-ons that docs/addons.md draws with and that are too large to be kept here. The ControlNet takes ten minutes
+# on 2 CPU cores; where it was interrupted, the same command goes on.
+$(ADDONS)/sepia: | $(VENV)/.package
+	$(BIN)/python docs/train_addons.py sepia
+
+$(ADDONS)/silhouettes.safetensors: | $(VENV)/.package
+	$(BIN)/python docs/train_controlnet.py
+
 embedded: $(VENV)/.train ## train the model that ships with the package, all three stages, into runs/embedded
 	$(BIN)/diafano train autoencoder --config recipes/embedded/autoencoder.toml
 	$(BIN)/diafano train text --config recipes/embedded/text.toml
 	$(BIN)/diafano train unet --config recipes/embedded/unet.toml
+	$(BIN)/diafano train preview --config recipes/embedded/preview.toml
 	$(BIN)/diafano convert runs/embedded/unet/model runs/embedded/model --dtype float16 --shard 15
 	$(BIN)/diafano evaluate --model runs/embedded/model --grid runs/embedded/evaluation.png
 

@@ -1,11 +1,13 @@
-"""Trains the add-ons that docs/addons.md shows, for the model that ships with the package.
+"""Makes the add-ons that docs/addons.md shows, for the model that ships with the package.
 
-    .venv/bin/python docs/train_addons.py [ink] [mascot]        (both: minutes on 2 CPU cores)
+    .venv/bin/python docs/train_addons.py [ink] [mascot] [sepia]        (all: minutes on 2 CPU cores)
 
     ink       a LoRA: everything is drawn in ink            docs/inputs/addons/ink.safetensors, kohya's names
     mascot    a textual inversion: one purple frog          docs/inputs/addons/mascot.safetensors, A1111's form
+    sepia     an autoencoder: pictures come out in sepia    docs/inputs/addons/sepia/, diffusers' `vae` folder
 
-Both learn as the model itself did, to predict v in a noisy latent; only what is added is trained, nothing of the model.
+The first two learn as the model itself did, to predict v in a noisy latent; only what is added is trained, nothing of
+the model. The third needs no training. For the ControlNet see train_controlnet.py.
 """
 
 import itertools
@@ -22,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import diafano
+from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.writing import folder_in_place
 from diafano.data.colours import COLOURS
 from diafano.data.emoji import EmojiScenes
 from diafano.data.scenes import Scene, Thing, render
@@ -34,6 +38,8 @@ SIZE, SNAP, BATCH = 64, 4, 16
 INK_PICTURES, INK_STEPS, INK_RANK, INK_RATE = 800, 250, 4, 4e-3
 MASCOT_VECTORS, MASCOT_STEPS, MASCOT_RATE = 2, 160, 2e-2
 MASCOT = Thing("frog", tint="purple")
+SEPIA = torch.tensor([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])
+"""Red, green and blue from red, green and blue in [0, 1]: CSS's filter sepia(1)."""
 
 
 class LowRank(nn.Module):
@@ -98,6 +104,17 @@ def train_mascot(model: StableDiffusion) -> None:
     save_file({"emb_params": vectors.detach().clone()}, FOLDER / "mascot.safetensors")
 
 
+@torch.no_grad()
+def make_sepia(model: StableDiffusion) -> None:
+    """The last convolution is linear, and so is sepia: the two are one convolution."""
+    last = model.autoencoder.decoder.conv_out
+    assert last.bias is not None
+    last.weight.copy_(torch.einsum("oc,cihw->oihw", SEPIA, last.weight))
+    last.bias.copy_(SEPIA @ (last.bias + 1) - 1)  # pixels x stand for colours (x + 1) / 2
+    with folder_in_place(FOLDER / "sepia", marker="config.json") as folder:
+        PartWriter(torch.float16).autoencoder(model.autoencoder, folder, sample_size=SIZE)
+
+
 def optimise(
     model: StableDiffusion, latents: Tensor, texts_of: Any, parameters: list[nn.Parameter], steps: int, rate: float
 ) -> None:
@@ -133,12 +150,12 @@ def encoded(model: StableDiffusion, pictures: list[Image.Image]) -> Tensor:
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or ["ink", "mascot"]:
+    for name in sys.argv[1:] or ["ink", "mascot", "sepia"]:
         torch.manual_seed(0)
         model = diafano.load(device="cpu", dtype="float32")
         for part in (model.unet, model.text_encoder, model.autoencoder):
             part.requires_grad_(False)
-        {"ink": train_ink, "mascot": train_mascot}[name](model)
+        {"ink": train_ink, "mascot": train_mascot, "sepia": make_sepia}[name](model)
 
 
 if __name__ == "__main__":

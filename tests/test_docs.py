@@ -1,5 +1,6 @@
 """What the README and the pages in docs tell people to type is there, runs, and drew the pictures that they show."""
 
+import copy
 import re
 import shutil
 import sys
@@ -8,9 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 
 import diafano
+from diafano.checkpoints.vae import with_autoencoder
 from diafano.cli import app
 from diafano.picture import read_parameters
 from diafano.stable_diffusion import StableDiffusion
@@ -174,3 +177,17 @@ def test_a_page_that_cannot_be_drawn_stays(
         draw.draw(page)
     assert page.read_text(encoding="utf-8") == text
     assert not (tmp_path / "pictures").exists()
+
+
+def test_the_sepia_autoencoder_is_sepia_of_what_the_model_draws(
+    tiny_model: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train_addons
+
+    monkeypatch.setattr(train_addons, "FOLDER", tmp_path)
+    model, latent = copy.deepcopy(tiny_model), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    train_addons.make_sepia(model)
+    sepia = with_autoencoder(tiny_model, tmp_path / "sepia")
+    with torch.inference_mode():
+        plain, made = ((1 + one.autoencoder.decode(latent)) / 2 for one in (tiny_model, sepia))
+    assert torch.allclose(made, torch.einsum("oc,bchw->bohw", train_addons.SEPIA, plain), atol=1e-3)  # half precision
