@@ -31,14 +31,15 @@ LAYERS = [
     {"training", "evaluation", "experiments"},
     {"data", "checkpoints"},
     {"presets"},
-    {"stable_diffusion", "filmstrip"},
+    {"stable_diffusion", "filmstrip", "preview"},
     {"second_pass", "deep_cache"},
     {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading", "request_noise", "parts"},
     {"request", "recorded"},
     {"request_parts", "request_guidance"},
     {"profiles", "profile_grids"},
     {"prompt_embedding", "tiles", "bands"},
-    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine", "compiled"},
+    {"autoencoder", "text_encoder", "unet", "denoiser", "samplers", "lora", "guidance", "engine", "compiled"}
+    | {"tiny_autoencoder"},
     {"packed"},
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"}
     | {"tileable", "precision"},

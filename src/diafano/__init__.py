@@ -17,24 +17,38 @@ if TYPE_CHECKING:
 
     from diafano.checkpoints.addons import Sources
     from diafano.checkpoints.controlnet import load_controlnet
+    from diafano.checkpoints.tiny_decoder import load_tiny_decoder
     from diafano.controlnet import Control
     from diafano.errors import UserError
+    from diafano.preview import Preview
     from diafano.request import Request
     from diafano.stable_diffusion import StableDiffusion
 
 __version__ = "0.1.0"
 
-__all__ = ["Control", "Request", "StableDiffusion", "UserError", "__version__", "load", "load_controlnet"]
+__all__ = [
+    "Control",
+    "Preview",
+    "Request",
+    "StableDiffusion",
+    "UserError",
+    "__version__",
+    "load",
+    "load_controlnet",
+    "load_tiny_decoder",
+]
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the model that ships with the package."""
 
 HOMES = {
     "Control": "diafano.controlnet",
+    "Preview": "diafano.preview",
     "Request": "diafano.request",
     "StableDiffusion": "diafano.stable_diffusion",
     "UserError": "diafano.errors",
     "load_controlnet": "diafano.checkpoints.controlnet",
+    "load_tiny_decoder": "diafano.checkpoints.tiny_decoder",
 }
 """Public name -> the module that defines it."""
 

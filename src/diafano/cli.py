@@ -37,11 +37,13 @@ app = typer.Typer(
 
 
 class Stage(StrEnum):
-    """The three networks of a model, in the order in which they are trained, and the judge of `evaluate`."""
+    """The three networks of a model, in the order in which they are trained, its tiny decoder for previews, and the
+    judge of `evaluate`."""
 
     autoencoder = "autoencoder"
     text = "text"
     unet = "unet"
+    preview = "preview"
     judge = "judge"
 
 
@@ -119,6 +121,9 @@ def generate(
     output: option.Output = Path("picture.png"),
     grid: option.Grid = None,
     filmstrip: option.Filmstrip = None,
+    preview: option.Preview = None,
+    preview_every: option.PreviewEvery = None,
+    preview_decoder: option.PreviewDecoder = None,
     tokenizer: option.TokenizerFolder = None,
     prediction: option.Prediction = None,
     ema: option.Ema = False,
@@ -141,6 +146,7 @@ def generate(
         output=output,
         grid=grid,
         filmstrip=filmstrip,
+        previews=cli_generate.PreviewOptions(preview, preview_every, preview_decoder),
         image=image,
         mask=mask,
         vary=vary or [],
@@ -225,12 +231,16 @@ def inspect(
 def train(
     stage: Annotated[
         Stage,
-        typer.Argument(help="autoencoder first, then text, then unet; or the judge of evaluate.", show_default=False),
+        typer.Argument(
+            help="autoencoder first, then text, then unet; preview: a tiny decoder; or the judge of evaluate.",
+            show_default=False,
+        ),
     ],
     config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
     device: option.Device = "auto",
 ) -> None:
-    """Train one of the three networks of a model on captioned pictures, or the judge that evaluates what it draws.
+    """Train one of the three networks of a model on captioned pictures, a tiny decoder for its previews, or the judge
+    that evaluates what it draws.
 
     A run that was interrupted goes on where it stopped when the same command is given again.
     """

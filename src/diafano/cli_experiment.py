@@ -23,10 +23,10 @@ FOLDER = Path("experiment")
 def axes(vary: Sequence[str], prompts: Path | None, prompt: str | None, others: Sequence[Path | None]) -> list[Axis]:
     """What was typed, checked as far as it can be without a model. A file of prompts is the last axis.
 
-    `others` are --grid and --filmstrip, which an experiment does not have.
+    `others` are --grid, --filmstrip and --preview, which an experiment does not have.
     """
     if any(other is not None for other in others):
-        raise UserError("--vary and --prompts make a grid of their own: leave out --grid and --filmstrip")
+        raise UserError("--vary and --prompts make a grid of their own: leave out --grid, --filmstrip, --preview")
     found = [read_axis(one) for one in vary]
     if prompts is not None:
         if prompt is not None:

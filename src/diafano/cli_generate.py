@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +11,43 @@ from diafano.file_names import slug, unused
 from diafano.memory import starting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diafano.cli_addons import AddonOptions
+    from diafano.preview import Preview
     from diafano.recorded import Recorded
     from diafano.request import Request, Settings
     from diafano.stable_diffusion import StableDiffusion
+
+
+@dataclass(frozen=True)
+class PreviewOptions:
+    """Where previews go, and how they are made, as it was typed."""
+
+    path: Path | None = None
+    every: int | None = None
+    decoder: Path | None = None
+
+    def check(self) -> None:
+        """Raises UserError for what can be told to be wrong before a model is there."""
+        from diafano.errors import UserError
+        from diafano.picture import check_target
+
+        if self.path is not None:
+            check_target(self.path)
+        elif self.every is not None or self.decoder is not None:
+            raise UserError("there is no preview to make: give --preview FILE, or leave out what else is said of it")
+
+    def preview(self, model: "StableDiffusion", *, embedded: bool) -> "Preview | None":
+        """What `on_step` calls; the `embedded` model has a tiny decoder of its own."""
+        if self.path is None:
+            return None
+        from diafano.checkpoints.tiny_decoder import load_tiny_decoder
+        from diafano.preview import Preview
+
+        tiny = self.decoder is not None or embedded
+        decoder = load_tiny_decoder(self.decoder, model) if tiny else None
+        return Preview(model, self.path, every=self.every, decoder=decoder)
 
 
 def generate(
@@ -26,6 +60,7 @@ def generate(
     output: Path,
     grid: Path | None,
     filmstrip: Path | None,
+    previews: PreviewOptions,
     addons: "AddonOptions",
     image: Path | None = None,
     mask: Path | None = None,
@@ -59,7 +94,7 @@ def generate(
             from diafano import cli_experiment
             from diafano.experiments import Inputs
 
-            axes = cli_experiment.axes(vary, prompts, prompt, [grid, filmstrip])
+            axes = cli_experiment.axes(vary, prompts, prompt, [grid, filmstrip, previews.path])
             output = cli_experiment.folder(output)
         elif prompt is None and redrawn is None:
             raise UserError("there is nothing to draw: give a PROMPT, or a picture to draw again with --from")
@@ -69,6 +104,7 @@ def generate(
         for sheet in (grid, filmstrip):
             if sheet is not None:
                 check_target(sheet)
+        previews.check()
 
         recorded = None if redrawn is None else _recorded(redrawn)
         if recorded is not None:
@@ -91,11 +127,13 @@ def generate(
         steps = model.steps_of(request)
         _tell_of_chunks(model, request)
         strip = None if filmstrip is None else Filmstrip(model, steps)
+        preview = previews.preview(model, embedded=source is None and addons.vae is None)
 
-        def on_step(step: int, sigma: float, noisy: object, clean: object) -> None:
+        def on_step(step: int, sigma: float, noisy: "Tensor", clean: "Tensor") -> None:
             progress.advance(bar)
-            if strip is not None:
-                strip(step, sigma, noisy, clean)  # type: ignore[arg-type]
+            for watching in (strip, preview):
+                if watching is not None:
+                    watching(step, sigma, noisy, clean)
 
         progress.update(bar, description="drawing", total=steps * len(model.batches(request)))
         pictures = model.draw(request, on_step, start, controls)
@@ -110,6 +148,8 @@ def generate(
     if filmstrip is not None and strip is not None:
         save_picture(strip.picture(), filmstrip, pictures[0].info.get("parameters"))
         print(filmstrip)
+    if previews.path is not None:
+        print(previews.path)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
     if request.varies and settings.get("variation_seed") is None:

@@ -259,3 +259,25 @@ Filmstrip = Annotated[
     Path | None,
     typer.Option(help="Also write a picture of the steps: noise turning into the prompt.", metavar="FILE"),
 ]
+Preview = Annotated[
+    Path | None,
+    typer.Option(
+        help="Picture file that shows, while it is drawn, what the picture looks like so far.", metavar="FILE"
+    ),
+]
+PreviewEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps from one preview to the next. Default: 1 with a tiny decoder, else 10, as the model's own decoder"
+        " takes as long as a step or two.",
+        metavar="N",
+    ),
+]
+PreviewDecoder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Tiny decoder for the previews: a file such as taesd_decoder.safetensors, or diffusers' folder. Default:"
+        " the one that ships with the embedded model; for any other, the model's own decoder.",
+        metavar="SOURCE",
+    ),
+]

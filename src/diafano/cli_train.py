@@ -45,7 +45,7 @@ def train(stage: str, config: Path, *, device: str) -> None:
 
 def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Stage, LoopRecipe, Path]":
     """What the loop trains, how it trains it, and the folder that it writes to."""
-    from diafano.training.recipe import AutoencoderRecipe, TextRecipe, UNetRecipe, read_recipe
+    from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe, read_recipe
 
     if stage == "autoencoder":
         from diafano.training.autoencoder_stage import AutoencoderStage
@@ -62,12 +62,17 @@ def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Stage
 
         unet = read_recipe(config, UNetRecipe)
         return UNetStage(unet, device), unet.loop, unet.output
+    if stage == "preview":
+        from diafano.training.preview_stage import PreviewStage
+
+        preview = read_recipe(config, PreviewRecipe)
+        return PreviewStage(preview, device), preview.loop, preview.output
     if stage == "judge":
         from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage
 
         judge = read_recipe(config, JudgeRecipe)
         return JudgeStage(judge, device), judge.loop, judge.output
-    raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet or judge")
+    raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview or judge")
 
 
 def line(progress: "Progress") -> str:

@@ -1,4 +1,4 @@
-"""The three stages on tiny networks: each learns, resumes bit for bit, and hands on what the next one opens."""
+"""The stages on tiny networks: each learns, resumes bit for bit, and hands on what the next one opens."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ from torch import Tensor
 from diafano.autoencoder import AutoencoderConfig
 from diafano.checkpoints.diffusers import load_folder
 from diafano.checkpoints.parts import read_autoencoder
+from diafano.checkpoints.tiny_decoder import load_tiny_decoder
 from diafano.noise import ScheduleConfig
 from diafano.request import ModelCard
+from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.autoencoder_stage import AutoencoderStage
-from diafano.training.examples import indices_of
+from diafano.training.examples import Examples, indices_of
 from diafano.training.loop import Progress, Training
-from diafano.training.recipe import AutoencoderRecipe, TextRecipe, UNetRecipe
+from diafano.training.preview_stage import FILE, PreviewStage
+from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe
 from diafano.training.text_stage import TextStage, weighted_words
 from diafano.training.unet_stage import UNetStage
 from diafano.unet import UNetConfig
@@ -59,6 +62,12 @@ def unet_recipe(folder: Path, parts: Path, **changes: Any) -> UNetRecipe:
     return UNetRecipe.model_validate({**fields, **changes})
 
 
+def preview_recipe(folder: Path, model: Path) -> PreviewRecipe:
+    network = {"blocks": (1, 0, 0, 1), "width": 8}
+    fields: dict[str, Any] = {"output": folder, "model": model, "data": DATA, "network": network, "loop": LOOP}
+    return PreviewRecipe.model_validate(fields)
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained autoencoder and text encoder, tiny."""
@@ -91,8 +100,8 @@ def test_the_saved_latent_scale_gives_unit_variance(parts: Path) -> None:
     assert latents.std().item() == pytest.approx(1.0, rel=0.02)
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "adversarial", "text", "unet", "unet with text"])
-def test_each_stage_learns_and_resumes_bit_for_bit(kind: str, parts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["autoencoder", "adversarial", "text", "unet", "unet with text", "preview"])
+def test_each_stage_learns_and_resumes_bit_for_bit(kind: str, parts: Path, tmp_path: Path, tiny_folder: Path) -> None:
     def training(folder: Path) -> Training:
         torch.manual_seed(77)  # whatever was drawn before must not matter
         if kind in ("autoencoder", "adversarial"):
@@ -101,6 +110,9 @@ def test_each_stage_learns_and_resumes_bit_for_bit(kind: str, parts: Path, tmp_p
         if kind == "text":
             second = text_recipe(folder)
             return Training(TextStage(second, CPU), second.loop, folder, CPU)
+        if kind == "preview":
+            fourth = preview_recipe(folder, tiny_folder)
+            return Training(PreviewStage(fourth, CPU), fourth.loop, folder, CPU)
         third = unet_recipe(folder, parts, train_text=kind == "unet with text", caption_dropout=0.5)
         return Training(UNetStage(third, CPU), third.loop, folder, CPU)
 
@@ -121,6 +133,24 @@ def test_each_stage_learns_and_resumes_bit_for_bit(kind: str, parts: Path, tmp_p
         after = straight.stage.loss(0, 0)[0].item()
     assert after < before or kind == "text", "it learns"  # twelve steps tell nothing of texts: see the next test
     assert (tmp_path / "straight" / "previews" / "0000012.png").exists()
+
+
+def test_the_tiny_decoder_learns_from_pictures_and_from_estimates(
+    tmp_path: Path, tiny_folder: Path, tiny_model: StableDiffusion
+) -> None:
+    recipe = preview_recipe(tmp_path, tiny_folder)
+    stage = PreviewStage(recipe, CPU)
+    pictures, estimates = stage.held_out.chunk(2)
+    assert len(pictures) == len(estimates) == 24
+    true = Examples.read(recipe.data, held_out=True)
+    with torch.inference_mode():
+        latents = tiny_model.autoencoder.encode(true.batch(np.arange(24), CPU)).mean
+        assert torch.allclose(pictures, latents, atol=1e-4)
+        assert (estimates - latents).square().mean() > 0.01
+        made = tiny_model.autoencoder.decode(stage.held_out[-4:]).clamp(-1, 1)
+    assert torch.allclose(stage.held_out_pixels[-4:].float(), made, atol=2e-3)  # kept in half precision
+    stage.save(tmp_path)
+    assert load_tiny_decoder(tmp_path / FILE, tiny_model).config == recipe.network
 
 
 def test_the_text_stage_learns_which_caption_belongs_to_which_picture(tmp_path: Path) -> None:

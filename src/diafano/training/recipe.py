@@ -12,6 +12,7 @@ from diafano.errors import UserError
 from diafano.noise import ScheduleConfig
 from diafano.request import ModelCard
 from diafano.text_encoder.clip import CLIPTextConfig
+from diafano.tiny_autoencoder import TinyDecoderConfig
 from diafano.training.optimisers import OptimiserName
 from diafano.unet import UNetConfig
 
@@ -184,6 +185,17 @@ class UNetRecipe(Section):
     decides; 1 is evenly."""
     train_text: bool = False
     """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
+    loop: LoopRecipe
+
+
+class PreviewRecipe(Section):
+    """Tiny decoder, for previews of what a finished model draws."""
+
+    output: Path
+    model: Path | None = None
+    """The model; the one that ships with the package if left out."""
+    data: DataRecipe
+    network: TinyDecoderConfig
     loop: LoopRecipe
 
 
