@@ -151,7 +151,7 @@ def self_attention(block: TransformerBlock, x: Tensor) -> Tensor:
     """`TransformerBlock.forward`, first part."""
     normed = operations.layer_norm(x, block.norm1)
     own = block.attn1
-    query, key, value = (operations.linear(normed, layer) for layer in (own.to_q, own.to_k, own.to_v))
+    query, key, value = operations.linears(normed, own.to_q, own.to_k, own.to_v)
     return operations.linear(operations.attention(query, key, value, own.heads), _projection(own.to_out[0]), x)
 
 
@@ -175,7 +175,7 @@ def fused_picture_attention(block: PictureAttention, _: Known) -> Callable[..., 
         if context is not None or not operations.fits(x, block.to_q.weight):
             return PictureAttention.forward(block, x, context)
         tokens = to_tokens(operations.group_norm(x, block.group_norm, silu=False))
-        query, key, value = (operations.linear(tokens, layer) for layer in (block.to_q, block.to_k, block.to_v))
+        query, key, value = operations.linears(tokens, block.to_q, block.to_k, block.to_v)
         attended = operations.attention(query, key, value, block.heads)
         return to_map(operations.linear(attended, _projection(block.to_out[0]), to_tokens(x)), x.shape[-2:])
 

@@ -29,12 +29,37 @@ def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
     return _linear(x, layer, None, gate=True)
 
 
+def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """The results of up to three layers of one width that read the same: (..., in) -> (..., out) for each."""
+    columns = layers[0].weight.shape[0]
+    if len({layer.weight.shape for layer in layers}) > 1 or columns % 16 or layers[0].bias is not None:
+        return tuple(linear(x, layer) for layer in layers)
+    x = x.contiguous()
+    width, weights = x.shape[-1], [_dense(layer.weight) for layer in layers]
+    y = x.new_empty(*x.shape[:-1], len(layers) * columns)
+    _call(
+        "linear",
+        x,
+        *(weights + [None] * (3 - len(weights))),
+        None,
+        None,
+        y,
+        x.numel() // width,
+        len(layers) * columns,
+        width,
+        columns,
+        False,
+    )
+    return y.chunk(len(layers), dim=-1)
+
+
 def _linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None, *, gate: bool) -> Tensor:
     x = x.contiguous()
     width, columns = layer.weight.shape[1], layer.weight.shape[0]
     y = x.new_empty(*x.shape[:-1], columns // 2 if gate else columns)
     residual = None if residual is None else residual.contiguous()
-    _call("linear", x, _dense(layer.weight), layer.bias, residual, y, x.numel() // width, columns, width, gate)
+    sizes = x.numel() // width, columns, width, columns
+    _call("linear", x, _dense(layer.weight), None, None, layer.bias, residual, y, *sizes, gate)
     return y
 
 
@@ -72,11 +97,14 @@ def convolution(
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Multi-head attention of tokens: (b, n, width), (b, m, width) twice -> (b, n, width)."""
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     batch, count, width = query.shape
-    y = torch.empty_like(query)
+    query, key, value = _rows(query), _rows(key), _rows(value)
+    if key.stride(1) != value.stride(1):
+        key, value = key.contiguous(), value.contiguous()
+    y = query.new_empty(batch, count, width)
     head, scale = width // heads, ctypes.c_float((width // heads) ** -0.5)
-    _call("attention", query, key, value, y, batch, heads, count, key.shape[1], head, width, width, scale)
+    steps = query.stride(1), key.stride(1)
+    _call("attention", query, key, value, y, batch, heads, count, key.shape[1], head, *steps, scale)
     return y
 
 
@@ -119,7 +147,7 @@ def _call(name: str, *arguments: Any) -> None:
     loaded = library()
     assert loaded is not None
     loaded.diafano_threads(torch.get_num_threads())
-    loaded[f"diafano_{name}"](*map(_passed, arguments))
+    getattr(loaded, f"diafano_{name}")(*map(_passed, arguments))  # which ctypes keeps, unlike what [] gives
 
 
 def _passed(argument: Any) -> Any:
@@ -135,6 +163,14 @@ def _passed(argument: Any) -> Any:
 def _dense(weight: Tensor) -> Tensor:
     """A linear layer's weight, or a 1x1 convolution's, whose values lie the same way in either memory format."""
     return weight if weight.dim() == 2 and weight.is_contiguous() else weight.flatten(1).contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Tokens whose rows lie at one distance from each other, as `linears` gives them."""
+    batch, count, width = x.shape
+    step = x.stride(1)
+    dense = x.stride(2) == 1 and step >= width and (batch == 1 or x.stride(0) == count * step)
+    return x if dense else x.contiguous()
 
 
 def _channels_last(x: Tensor) -> Tensor:

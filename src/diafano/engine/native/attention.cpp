@@ -130,12 +130,14 @@ struct Attention {
     static __mmask32 there(long keys) { return keys >= WIDE ? 0xffffffffu : (1u << keys) - 1; }
 
     // Exponentials of a tile's scores with a block of keys; false if some exceed the headroom. They are taken while the
-    // next panel's products are made, for the processor computes both side by side.
+    // next panel's products are made, for the processor computes both side by side. WIDTH is that of a head, where the
+    // compiler is to know it.
+    template <long WIDTH>
     bool weigh(const bf16* queries, const bf16* keys, long here, long real, bf16* p, Running& of, bool begun) const {
         alignas(64) vec totals[ROWS];
         alignas(64) float scores[ROWS][WIDE], starts[ROWS];
         vec most = _mm512_setzero_ps();
-        const long pairs = width / 2;
+        const long width = WIDTH ? WIDTH : this->width, pairs = width / 2;
         Scores t;
         t.clear();
         t.multiply(queries, width, keys, pairs);
@@ -188,14 +190,17 @@ struct Attention {
             for (long r = 0; r < rows; r += ROWS) {
                 Running of{shifts + r, totals + r, sums + r * step, step};
                 const bf16 *own = queries + r * width, *block = packed + key * width;
-                if (!weigh(own, block, here, m - key, p, of, key > 0)) {
+                const auto weigh = width == 40   ? &Attention::weigh<40>
+                                   : width == 80 ? &Attention::weigh<80>
+                                                 : &Attention::weigh<0>;
+                if (!(this->*weigh)(own, block, here, m - key, p, of, key > 0)) {
                     for (long panel = 0; panel < here; panel += WIDE) {
                         Scores t;
                         t.clear();
                         t.multiply(own, width, block + panel * width, width / 2);
                         raise(t, there(m - key - panel), of);
                     }
-                    weigh(own, block, here, m - key, p, of, true);
+                    (this->*weigh)(own, block, here, m - key, p, of, true);
                 }
                 const bf16* panel = values;
                 for (long c = 0; c < columns;) {

@@ -1,14 +1,16 @@
-// y = x w^T + bias (+ residual), and GEGLU: y = (x v^T + bias_v) * gelu(x g^T + bias_g), v and g being w's halves.
+// y = x w^T + bias (+ residual), and GEGLU: y = (x v^T + bias_v) * gelu(x g^T + bias_g), v and g being w's halves. Up to
+// three layers that read the same x are one, whose results are beside each other.
 
 #include "common.h"
 
 static constexpr int ROWS = 8, WIDE = 32;  // a tile of results: 16 vector registers
 
 struct Linear {
-    const bf16 *x, *w, *bias, *residual;
+    const bf16 *x, *w[3], *bias, *residual;
     bf16* y;
     long m, n, k;  // x (m, k), w (n, k), y (m, n); with gating y is (m, n / 2)
     bool gate;
+    long each;  // rows of one w: n, or with several a share of it that is a multiple of 16
 
     long panels() const { return gate ? (n / 2 + 15) / 16 : (n + WIDE - 1) / WIDE; }
 
@@ -17,7 +19,8 @@ struct Linear {
             const long end = gate ? n / 2 * (half + 1) : n;
             const long row = gate ? n / 2 * half + panel * 16 : panel * WIDE + half * 16;
             const long rows = end > row ? end - row : 0;
-            pack_transposed(w + (rows ? row : 0) * k, k, rows, k, out + half * 32, WIDE);
+            const bf16* from = rows ? w[row / each] + row % each * k : w[0];
+            pack_transposed(from, k, rows, k, out + half * 32, WIDE);
         }
     }
 
@@ -111,9 +114,9 @@ static void by_rows(const Linear& job) {
     }
 }
 
-EXPORTED void diafano_linear(const bf16* x, const bf16* w, const bf16* bias, const bf16* residual, bf16* y, long m,
-                             long n, long k, int gate) {
-    const Linear job{x, w, bias, residual, y, m, n, k, gate != 0};
+EXPORTED void diafano_linear(const bf16* x, const bf16* w, const bf16* second, const bf16* third, const bf16* bias,
+                             const bf16* residual, bf16* y, long m, long n, long k, long each, int gate) {
+    const Linear job{x, {w, second, third}, bias, residual, y, m, n, k, gate != 0, each};
     if (m <= 1024 && job.panels() >= 4 * team())
         by_panels(job);
     else
