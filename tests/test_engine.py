@@ -18,7 +18,7 @@ from diafano.layers import Attention, ResidualBlock, SpatialTransformer, Upsampl
 from diafano.stable_diffusion import StableDiffusion
 from diafano.unet import UNet, UNetConfig
 
-needs_engine = pytest.mark.skipif(not available(), reason="no AVX-512 BF16, or no C++ compiler")
+needs_engine = pytest.mark.skipif(not available(), reason="no AVX-512 BF16 and VBMI, or no C++ compiler")
 
 ROUNDING = 2**-8
 """Largest relative error of rounding to bfloat16; its root mean square is 0.0017."""
