@@ -137,10 +137,12 @@ def measure_work(workers: Workers, programs: list[str], runs: int, what: dict[st
 def measure_start(folder: Path, programs: list[str], runs: int) -> dict[str, Any]:
     """program -> seconds of importing and loading, each time in a process of its own."""
     found: dict[str, Any] = {name: [] for name in programs}
-    for _ in range(runs):
+    for run in range(runs + 1):
         for name in programs:
             worker = Worker(name, folder)
             worker.stop()
+            if run == 0:  # it has warmed the disk's cache
+                continue
             found[name].append({part: worker.loaded[part] for part in ("import", "load")})
             print(f"  start, {name}: {found[name][-1]}", flush=True)
     return found
