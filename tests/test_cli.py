@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -305,22 +303,6 @@ def test_control_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.slow
-def test_control_c_while_drawing_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
-    long = ["--steps", "1000", "--count", "100", "--output", "a.png"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diafano", "generate", "a fox", "--model", str(tiny_folder), *long],
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs are started deaf to it
-    )
-    time.sleep(4)  # wherever it is by then, importing, loading or drawing
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in error
-    assert not list(tmp_path.iterdir())
-
 
 # ---- names of files
 

@@ -19,6 +19,7 @@ LAYERS = [
         "cli_options",
         "cli_addons",
         "cli_generate",
+        "cli_messages",
         "cli_experiment",
         "cli_noise",
         "cli_inspect",

@@ -5,27 +5,22 @@ command does is in `cli_<command>.py`, or in the package that it is about; the r
 that it calls, never here.
 """
 
-import logging
 import os
 import sys
-import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from diafano import cli_options as option
+from diafano.cli_messages import complain, sentence_about, show_notes
 from diafano.errors import UserError
 from diafano.memory import keep_freed_memory
 from diafano.threads import wait_asleep
 
 WRONG_VALUE, INTERRUPTED = 2, 130
 """Exit codes: what was typed cannot be done; Ctrl-C, as shells count it (128 + SIGINT)."""
-
-# typer carries a copy of click and shows only this class of it; the one that it inherits from is every mistake on a
-# command line: an unknown command or option, a missing argument, a word where a number belongs.
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Stable Diffusion that you can see through.",
@@ -356,63 +351,24 @@ def convert(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
-    warnings.showwarning = _show_warning
-    log = logging.getLogger("diafano")
-    log.handlers = [_Notes()]
-    log.setLevel(logging.INFO)
+    show_notes()
     wait_asleep()
     keep_freed_memory()
     try:
         code = app(args=arguments, prog_name="diafano", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer has made this of it
-            _complain("interrupted")
+            complain("interrupted")
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
+        complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = sentence_about(error)
         if sentence is None:
             raise
-        _complain(sentence)
+        complain(sentence)
         return WRONG_VALUE
-
-
-def _sentence(error: Exception) -> str | None:
-    """What to tell the user, or None where the mistake is ours and the traceback says more."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, USAGE_ERROR):
-        return str(error.format_message()).replace("\n", " ")  # type: ignore[attr-defined]
-    torch: Any = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return "the memory does not suffice: use a smaller --size or --count, or --dtype bfloat16"
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UserError):
-            return str(cause)
-        name = ".".join(str(part) for part in first["loc"])
-        return f"{name} {first['input']!r} is not possible: {first['msg']}"
-    return None
-
-
-def _complain(sentence: str) -> None:
-    print(f"diafano: {sentence}", file=sys.stderr)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _complain(f"note: {message}")
-
-
-class _Notes(logging.Handler):
-    """Shows what the package logs like its warnings."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _complain(f"note: {record.getMessage()}")
