@@ -94,9 +94,10 @@ def _pauses(found: dict[str, Any]) -> str:
     pauses = []
     runs = runs_of(found, "step")
     for name in _programs(runs):
-        run = latest(found, _kinds(runs)[0], name)
-        if run is not None and run["found"][name].get("pause") is not None:
-            pauses.append(f"{name} {run['found'][name]['pause']:.1f} s")
+        of = [run for what in _kinds(runs) if (run := latest(found, what, name)) is not None]
+        first = next((run["found"][name]["pause"] for run in of if run["found"][name].get("pause") is not None), None)
+        if first is not None:
+            pauses.append(f"{name} {first:.1f} s")
     return f"The first step in a fresh process takes longer by: {', '.join(pauses)}." if pauses else ""
 
 
