@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
+from diafano import bands
+from diafano.autoencoder import Autoencoder, AutoencoderConfig, LatentDistribution
 from diafano.engine import accelerated, available, blocks, library, operations
 from diafano.layers import Attention, ResidualBlock, SpatialTransformer, Upsample
+from diafano.precision import InFloat32
 from diafano.stable_diffusion import StableDiffusion
 from diafano.unet import UNet, UNetConfig
 
@@ -319,6 +321,37 @@ def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypat
             network.float()
         assert set(calls) == expected
         calls.clear()
+
+
+@needs_engine
+@pytest.mark.parametrize("largest_kept", [0, 2**30], ids=["twice computed", "kept"])
+@pytest.mark.parametrize("way", ["decode", "encode"])
+def test_pictures_in_bands_are_as_near_to_float32(way: str, largest_kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the rows beside a band are missing nor is the map's edge, where there are none, another one."""
+    monkeypatch.setattr(bands, "BAND_VALUES", 3000)
+    monkeypatch.setattr(bands, "LARGEST_KEPT", largest_kept)
+    autoencoder = layer(Autoencoder(AutoencoderConfig(widths=(32, 64, 64), layers=1, groups=8)))
+    x = random(1, 4, 13, 15) if way == "decode" else random(1, 3, 52, 60)
+
+    def computed(how: object, x: Tensor) -> Tensor:
+        made = getattr(how, way)(*((autoencoder, x) if how is bands else (x,)))
+        assert isinstance(made, Tensor | LatentDistribution)
+        return made.mean if isinstance(made, LatentDistribution) else made
+
+    calls, call = list[str](), operations._call
+    monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
+    plain, in_plain_bands = computed(autoencoder, x), computed(bands, x)
+    assert not calls
+    with accelerated(autoencoder):
+        found = computed(bands, x)
+        assert calls.count("convolution") > 30 and "attention" in calls
+        calls.clear()
+        with InFloat32():  # as a stage that gave NaN is computed again
+            exact = computed(bands, x.float())
+        assert not calls
+    assert distance(exact, computed(autoencoder.float(), x.float())) < 1e-5
+    assert not torch.equal(found, in_plain_bands)
+    assert distance(found, exact) < 1.15 * distance(plain, exact)
 
 
 @needs_engine

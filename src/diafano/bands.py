@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diafano.autoencoder import Autoencoder, Encoder, LatentDistribution, MiddleBlock
+from diafano.engine import is_fused, operations
 from diafano.layers import PictureAttention, ResidualBlock, attend, to_map, to_tokens
 from diafano.tileable import padded, wrapped_axes
 
@@ -44,6 +45,7 @@ class Rows:
     channels: int
     height: int
     width: int
+    dtype: torch.dtype
     read: Callable[[int, int], Tensor]
     """``read(first, end)``: rows first to end - 1, within the map -> (1, channels, end - first, width)."""
 
@@ -56,7 +58,7 @@ def rows_of(x: Tensor | Rows) -> Rows:
     """The rows of a map that is stored; those of another as they are."""
     if isinstance(x, Rows):
         return x
-    return Rows(x.shape[1], x.shape[2], x.shape[3], lambda first, end: x[:, :, first:end])
+    return Rows(x.shape[1], x.shape[2], x.shape[3], x.dtype, lambda first, end: x[:, :, first:end])
 
 
 def store(rows: Rows) -> Tensor:
@@ -90,7 +92,7 @@ def remembered(rows: Rows) -> Rows:
         begin, _, band = last[0]
         return band[:, :, first - begin : end - begin]
 
-    return Rows(rows.channels, rows.height, rows.width, read)
+    return Rows(rows.channels, rows.height, rows.width, rows.dtype, read)
 
 
 def doubled(rows: Rows) -> Rows:
@@ -100,11 +102,14 @@ def doubled(rows: Rows) -> Rows:
         band = F.interpolate(rows.read(first // 2, (end + 1) // 2), scale_factor=2.0, mode="nearest")
         return band[:, :, first % 2 : first % 2 + end - first]
 
-    return Rows(rows.channels, 2 * rows.height, 2 * rows.width, read)
+    return Rows(rows.channels, 2 * rows.height, 2 * rows.width, rows.dtype, read)
 
 
-def convolved(rows: Rows, conv: nn.Conv2d, *, before: int = 1, after: int = 1) -> Rows:
-    """A convolution of the map with so many rows and columns put before and after it."""
+def convolved(rows: Rows, conv: nn.Conv2d, *, before: int = 1, after: int = 1, fused: bool = False) -> Rows:
+    """A convolution of the map with so many rows and columns put before and after it.
+
+    It is computed as `engine.accelerated` computes it where that is `fused` (3x3, stride 1, a row on each side).
+    """
     stride, size = conv.stride[0], conv.kernel_size[0]
     height, width = ((edge + before + after - size) // stride + 1 for edge in (rows.height, rows.width))
     _, wraps = wrapped_axes()
@@ -118,13 +123,20 @@ def convolved(rows: Rows, conv: nn.Conv2d, *, before: int = 1, after: int = 1) -
         if wraps:
             band = torch.cat([*outer, band, *under], dim=2)
             above = below = 0
+        if fused:
+            # Its zeros are right beside the map. Otherwise the first and the last row have only lent their values.
+            skipped = 1 - above
+            return operations.convolution(band, conv)[:, :, skipped : skipped + end - first]
         return F.conv2d(padded(band, (before, after, above, below)), conv.weight, conv.bias, stride)
 
-    return Rows(conv.out_channels, height, width, read)
+    return Rows(conv.out_channels, height, width, rows.dtype, read)
 
 
-def activated(rows: Rows, norm: nn.GroupNorm) -> Rows:
-    """SiLU of the normalised map; the mean and variance of its groups are taken at once, over all bands."""
+def activated(rows: Rows, norm: nn.GroupNorm, *, fused: bool = False) -> Rows:
+    """SiLU of the normalised map; the mean and variance of its groups are taken at once, over all bands.
+
+    What comes after it as `fused` takes half-precision maps in float32, before they are rounded.
+    """
     heights, means, variances = [], [], []
     for first, end in rows.bands():
         band = rows.read(first, end)
@@ -147,20 +159,22 @@ def activated(rows: Rows, norm: nn.GroupNorm) -> Rows:
     def read(first: int, end: int) -> Tensor:
         band = rows.read(first, end)
         normal = torch.addcmul(shift[:, None, None], band, scale[:, None, None])
-        return F.silu(normal, inplace=True).to(band.dtype)
+        active = F.silu(normal, inplace=True)
+        return active if fused else active.to(band.dtype)
 
-    return Rows(rows.channels, rows.height, rows.width, read)
+    return Rows(rows.channels, rows.height, rows.width, rows.dtype, read)
 
 
 def residual_block(block: ResidualBlock, x: Tensor | Rows) -> Tensor:
     """`ResidualBlock.forward` of x (1, in, h, w); where the channels stay the same, a tensor x is written over."""
     rows = remembered(rows_of(x))
-    hidden = convolved(activated(rows, block.norm1), block.conv1)
+    fused = is_fused(block) and rows.dtype == torch.bfloat16
+    hidden = convolved(activated(rows, block.norm1, fused=fused), block.conv1, fused=fused)
     if block.conv_shortcut is not None:
         kept, total = store_together(hidden, convolved(rows, block.conv_shortcut, before=0, after=0))
     else:
         kept, total = store(hidden), x if isinstance(x, Tensor) else store(rows)
-    change = convolved(activated(rows_of(kept), block.norm2), block.conv2)
+    change = convolved(activated(rows_of(kept), block.norm2, fused=fused), block.conv2, fused=fused)
     for first, end in change.bands():
         total[:, :, first:end] += change.read(first, end)
     return total
@@ -171,6 +185,9 @@ def middle_block(block: MiddleBlock, x: Tensor) -> Tensor:
     x = block.resnets[0](x)
     for attention in block.attentions:
         assert isinstance(attention, PictureAttention)  # one head
+        if is_fused(attention) and x.dtype == torch.bfloat16:  # which writes no scores down
+            x = attention(x)
+            continue
         tokens = to_tokens(attention.group_norm(x))
         key, value = attention.to_k(tokens)[:, None], attention.to_v(tokens)[:, None]  # (1, 1, h*w, c)
         queries = attention.to_q(tokens)[:, None].split(max(1, SCORES // tokens.shape[1]), dim=2)
@@ -199,7 +216,8 @@ def _decode_one(autoencoder: Autoencoder, latent: Tensor) -> Tensor:
         for block in level.resnets:
             x = residual_block(block, x)
         for upsample in level.upsamplers:
-            entering = convolved(doubled(rows_of(x)), upsample.conv)
+            fused = is_fused(upsample) and latent.dtype == torch.bfloat16
+            entering = convolved(doubled(rows_of(x)), upsample.conv, fused=fused)
             values = entering.channels * entering.height * entering.width
             x = store(entering) if values * latent.element_size() <= LARGEST_KEPT else entering
     return store(convolved(activated(rows_of(x), decoder.conv_norm_out), decoder.conv_out))

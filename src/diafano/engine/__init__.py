@@ -4,7 +4,7 @@
 multiplies bfloat16 (AVX-512 BF16, VBMI) and a C++ compiler is there. `accelerated` puts it to work.
 """
 
-from diafano.engine.blocks import accelerated
+from diafano.engine.blocks import accelerated, is_fused
 from diafano.engine.library import available
 
-__all__ = ["accelerated", "available"]
+__all__ = ["accelerated", "available", "is_fused"]

@@ -62,6 +62,11 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
             del block.forward
 
 
+def is_fused(block: nn.Module) -> bool:
+    """Whether it computes by the engine, inside `accelerated`."""
+    return type(block) in FUSED and "forward" in vars(block)
+
+
 def is_plain(block: nn.Module) -> bool:
     """Whether all layers in the block are as `layers` makes them and nobody watches or has changed those inside."""
     for layer in block.modules():
