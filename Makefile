@@ -54,7 +54,7 @@ docs: $(VENV)/.package $(ADDONS)/sepia $(ADDONS)/silhouettes.safetensors ## draw
 	$(BIN)/python docs/autoencoder.py
 	$(BIN)/python docs/samplers.py
 
-# Add-ons that docs/addons.md draws with and that are too large to be kept here. The ControlNet takes ten minutes
+# Add-ons that docs/addons.md draws with and that are too large to be kept here. The ControlNet takes five minutes
 # on 2 CPU cores; where it was interrupted, the same command goes on.
 $(ADDONS)/sepia: | $(VENV)/.package
 	$(BIN)/python docs/train_addons.py sepia

@@ -1,6 +1,6 @@
 """Trains the ControlNet that docs/addons.md shows, for the model that ships with the package.
 
-    .venv/bin/python docs/train_controlnet.py      (ten minutes on 2 CPU cores; goes on where it was stopped)
+    .venv/bin/python docs/train_controlnet.py      (five minutes on 2 CPU cores; goes on where it was stopped)
 
 It follows silhouettes, white on black: docs/inputs/addons/silhouettes.safetensors, in diffusers' names. The network
 begins as a copy of the UNet's way down, and learns what the UNet learnt, to predict v in noisy latents of emoji
