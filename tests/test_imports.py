@@ -34,7 +34,7 @@ LAYERS = [
     {"presets"},
     {"stable_diffusion", "filmstrip", "preview"},
     {"second_pass", "deep_cache"},
-    {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading", "request_noise", "parts"},
+    {"conditioning", "from_picture", "addons", "controlnet", "prompt_reading", "request_noise", "matching_parts"},
     {"request", "recorded"},
     {"request_parts", "request_guidance"},
     {"profiles", "profile_grids"},
@@ -45,7 +45,7 @@ LAYERS = [
     {"layers", "schedules", "noise", "philox", "brownian", "variations", "picture", "devices", "infotext"}
     | {"tileable", "precision"},
     {"masks", "outpainting", "upscaling"},
-    {"errors", "memory", "threads", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax", "file_names"},
+    {"errors", "memory", "threads", "whole_file", "fast", "prompt_syntax", "lora_tags", "comfyui_syntax", "file_names"},
 ]
 FLOOR = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
 

@@ -46,6 +46,7 @@ class Rows:
     height: int
     width: int
     dtype: torch.dtype
+    """Of the map in the network; what is `activated` for the engine is read in float32 all the same."""
     read: Callable[[int, int], Tensor]
     """``read(first, end)``: rows first to end - 1, within the map -> (1, channels, end - first, width)."""
 
@@ -168,7 +169,7 @@ def activated(rows: Rows, norm: nn.GroupNorm, *, fused: bool = False) -> Rows:
 def residual_block(block: ResidualBlock, x: Tensor | Rows) -> Tensor:
     """`ResidualBlock.forward` of x (1, in, h, w); where the channels stay the same, a tensor x is written over."""
     rows = remembered(rows_of(x))
-    fused = is_fused(block) and rows.dtype == torch.bfloat16
+    fused = is_fused(block, rows.dtype)
     hidden = convolved(activated(rows, block.norm1, fused=fused), block.conv1, fused=fused)
     if block.conv_shortcut is not None:
         kept, total = store_together(hidden, convolved(rows, block.conv_shortcut, before=0, after=0))
@@ -185,7 +186,7 @@ def middle_block(block: MiddleBlock, x: Tensor) -> Tensor:
     x = block.resnets[0](x)
     for attention in block.attentions:
         assert isinstance(attention, PictureAttention)  # one head
-        if is_fused(attention) and x.dtype == torch.bfloat16:  # which writes no scores down
+        if is_fused(attention, x.dtype):  # which writes no scores down
             x = attention(x)
             continue
         tokens = to_tokens(attention.group_norm(x))
@@ -216,8 +217,7 @@ def _decode_one(autoencoder: Autoencoder, latent: Tensor) -> Tensor:
         for block in level.resnets:
             x = residual_block(block, x)
         for upsample in level.upsamplers:
-            fused = is_fused(upsample) and latent.dtype == torch.bfloat16
-            entering = convolved(doubled(rows_of(x)), upsample.conv, fused=fused)
+            entering = convolved(doubled(rows_of(x)), upsample.conv, fused=is_fused(upsample, latent.dtype))
             values = entering.channels * entering.height * entering.width
             x = store(entering) if values * latent.element_size() <= LARGEST_KEPT else entering
     return store(convolved(activated(rows_of(x), decoder.conv_norm_out), decoder.conv_out))

@@ -113,7 +113,7 @@ def generate(
     dtype: option.DType = "auto",
     device: option.Device = "auto",
     compiled: option.Compile = False,
-    output: option.Output = Path("picture.png"),
+    output: option.Output = option.PICTURE,
     grid: option.Grid = None,
     filmstrip: option.Filmstrip = None,
     preview: option.Preview = None,

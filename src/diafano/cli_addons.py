@@ -112,7 +112,7 @@ class AddonOptions:
             "allow_partial": self.allow_partial,
         }
 
-    def spoken(self, prompt: str) -> str:
+    def tagged(self, prompt: str) -> str:
         """The prompt with a tag for each LoRA that was typed."""
         from diafano.lora_tags import with_tag
 

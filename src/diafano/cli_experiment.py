@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diafano.cli_options import PICTURE
 from diafano.errors import UserError
 from diafano.experiments import Axis, Drawn, Inputs, cells_of, read_axis, read_prompts, run_experiment
 from diafano.experiments.running import CSV, GRID, MARKDOWN
@@ -38,7 +39,7 @@ def axes(vary: Sequence[str], prompts: Path | None, prompt: str | None, others: 
 
 def folder(output: Path) -> Path:
     """The folder to write, which may have to be made."""
-    if output == Path("picture.png"):  # the option's default
+    if output == PICTURE:  # nobody said where
         output = FOLDER
     if output.suffix.lower() in FORMATS or output.is_file():
         raise UserError(f"an experiment writes many files, not only {str(output)!r}: give the name of a folder")
@@ -53,7 +54,7 @@ def run(
     axes: Sequence[Axis],
     output: Path,
     inputs: Inputs,
-    spoken: Callable[[str], str],
+    tagged: Callable[[str], str],
     settings: "Settings",
     progress: "Progress",
     bar: "TaskID",
@@ -74,7 +75,7 @@ def run(
             axes,
             output,
             inputs=inputs,
-            spoken=spoken,
+            tagged=tagged,
             on_start=on_start,
             on_step=on_step,
             on_drawn=drawn.append,

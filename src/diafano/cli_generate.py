@@ -119,10 +119,10 @@ def generate(
             prompt = _honoured(recorded, prompt, model, addons, lost)
         if axes:
             same = Inputs(over, painted, controls)
-            cli_experiment.run(model, prompt, axes, output, same, addons.spoken, settings, progress, bar)
+            cli_experiment.run(model, prompt, axes, output, same, addons.tagged, settings, progress, bar)
             return
         assert prompt is not None
-        prompt = addons.spoken(prompt)
+        prompt = addons.tagged(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, **settings)
         steps = model.steps_of(request)
         _tell_of_chunks(model, request)

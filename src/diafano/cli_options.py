@@ -251,6 +251,8 @@ Tiles = Annotated[
         help="Decode the picture in tiles, or never: it is the same, in less memory. Default: where it is large.",
     ),
 ]
+PICTURE = Path("picture.png")
+"""Where nobody says where."""
 Output = Annotated[
     Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
 ]

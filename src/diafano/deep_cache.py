@@ -7,7 +7,6 @@ approximation, for those who ask for it: docs/fast.md says what it saves and cos
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -65,7 +64,7 @@ def shallow_pass(unet: UNet, deep: Tensor, latent: Tensor, timestep: Tensor, tex
     """What `unet` says, if its last block were given `deep` (batch, widths, h, w) from the levels below."""
     time = unet.time_embedding(sinusoidal_embedding(timestep, unet.config.widths[0]).to(latent.dtype))
     level = finest_level(unet)
-    x = level.resnets[-1](torch.cat([deep, unet.conv_in(latent)], dim=1), time)
+    x = level.resnets[-1](level.join(deep, unet.conv_in(latent)), time)
     if level.attentions:
         x = level.attentions[-1](x, text)
     predicted: Tensor = unet.conv_out(F.silu(unet.conv_norm_out(x)))

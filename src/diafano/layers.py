@@ -189,6 +189,13 @@ class SpatialTransformer(nn.Module):
         return x + hidden
 
 
+class Join(nn.Module):
+    """The channels of two maps, one after the other: (b, c, h, w), (b, d, h, w) -> (b, c + d, h, w)."""
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return torch.cat([x, other], dim=1)
+
+
 class Downsample(nn.Module):
     """Halve height and width by a 3x3 convolution of stride 2: (b, c, h, w) -> (b, c, h/2, w/2), rounded up.
 

@@ -46,7 +46,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Python's garbage collector waits until the block is over. Usable as a decorator.
+    """Python's garbage collector waits until the block is over.
 
     Loading a model, and importing what loads it, makes a hundred thousand objects, nearly all of which stay. Again and
     again the collector would look through all objects of torch for what has become unreachable, which doubles the time.

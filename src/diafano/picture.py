@@ -10,7 +10,6 @@ EXIF's UserComment.
 
 import math
 import os
-import secrets
 import threading
 import warnings
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.whole_file import whole_file
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Suffix of a file name -> Pillow's name of the format that is written."""
@@ -83,16 +83,11 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters:
         parameters = picture.info.get(PARAMETERS)
     file_format = FORMATS[path.suffix.lower()]
     options = SAVE_OPTIONS[file_format] | metadata(file_format, parameters)
-    # Not tempfile.mkstemp: its files are private to the user, while a picture follows the umask like any other file.
-    unfinished = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
     try:
-        with unfinished.open("xb") as file:
+        with whole_file(path) as unfinished, unfinished.open("xb") as file:
             _as_rgb(picture, "the picture").save(file, format=file_format, **options)
-        unfinished.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_target(path: str | os.PathLike[str]) -> None:

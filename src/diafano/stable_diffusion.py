@@ -33,8 +33,8 @@ from diafano.from_picture import InitImage, check_no_picture_is_needed, init_ima
 from diafano.guidance import guidance_of_steps
 from diafano.lora import merged
 from diafano.lora_tags import without_tags
+from diafano.matching_parts import check_parts_match
 from diafano.noise import NoiseSchedule, NoiseSource
-from diafano.parts import check_fit
 from diafano.picture import fit, to_picture, with_parameters
 from diafano.precision import Watch, watched_run
 from diafano.profiles import find_profile
@@ -80,7 +80,7 @@ class StableDiffusion:
         addons: Addons | None = None,
     ) -> None:
         """Raises UserError where the parts do not fit each other."""
-        check_fit(tokenizer, text_encoder, unet, autoencoder)
+        check_parts_match(tokenizer, text_encoder, unet, autoencoder)
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.unet = unet
@@ -187,7 +187,7 @@ class StableDiffusion:
                     f"the sampler {sampler.name} has no {option}, but {value} was given: leave it out, or use"
                     f" {', '.join(other.name for other in SAMPLERS.values() if option in other.options)}"
                 )
-        self.passes(request)
+        self.passes(request)  # which says where the second one is not possible
         if any(edge % self.size_step for edge in request.size):
             width, height = self.nearest_size(request.size)
             raise UserError(

@@ -6,13 +6,13 @@ configuration decides widths and depth; the defaults are Stable Diffusion v1's (
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from diafano.layers import (
     Downsample,
+    Join,
     ResidualBlock,
     SpatialTransformer,
     TimestepEmbedding,
@@ -124,6 +124,7 @@ class UpLevel(nn.Module):
     def __init__(self, config: UNetConfig, level: int, in_channels: int, skip_channels: list[int]) -> None:
         super().__init__()
         width = config.widths[level]
+        self.join = Join()
         self.resnets = nn.ModuleList(
             config.residual((in_channels if i == 0 else width) + skip, width) for i, skip in enumerate(skip_channels)
         )
@@ -135,7 +136,7 @@ class UpLevel(nn.Module):
     def forward(self, x: Tensor, time: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
         """Takes its skip connections off the end of `skips`."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), time)
+            x = resnet(self.join(x, skips.pop()), time)
             if self.attentions:
                 x = self.attentions[i](x, text)
         for upsample in self.upsamplers:

@@ -23,7 +23,6 @@ from diafano.checkpoints.reading import read_json
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
 from diafano.devices import find_device, find_dtype
 from diafano.errors import UserError
-from diafano.memory import without_collecting
 from diafano.noise import NoiseSchedule
 from diafano.request import checked
 from diafano.samplers import find_sampler
@@ -35,7 +34,6 @@ INDEX, CARD = "model_index.json", "diafano.json"
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 
 
-@without_collecting()
 def load_folder(
     path: str | os.PathLike[str], device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> StableDiffusion:

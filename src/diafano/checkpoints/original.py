@@ -5,7 +5,6 @@ only: the tokenizer comes from elsewhere, and what the form cannot say (`_check_
 """
 
 import os
-import tempfile
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 
 from diafano.autoencoder import Autoencoder, AutoencoderConfig
@@ -23,15 +21,15 @@ from diafano.checkpoints.reading import assign_weights, listed
 from diafano.checkpoints.recognise import KINDS, PARTS, Original, recognise
 from diafano.checkpoints.shapes import HEAD_WIDTH, SD1_HEADS
 from diafano.checkpoints.vae import find_vae
-from diafano.checkpoints.writing import storable, umask
+from diafano.checkpoints.writing import save_tensors, storable
 from diafano.devices import find_device, find_dtype
 from diafano.errors import UserError
-from diafano.memory import without_collecting
 from diafano.noise import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import ModelCard, StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.unet import UNet, UNetConfig
+from diafano.whole_file import whole_file
 
 SUFFIX: Final = ".safetensors"
 """What a path that `save_file` writes to ends in."""
@@ -40,7 +38,6 @@ DRAWN = (KINDS[4], KINDS[9])
 SPELLED = {"unet": "UNet", "autoencoder": "autoencoder", "text_encoder": "text encoder"}
 
 
-@without_collecting()
 def load_file(
     path: str | os.PathLike[str],
     device: str | torch.device = "auto",
@@ -245,17 +242,8 @@ def _metadata(model: StableDiffusion) -> dict[str, str]:
 
 
 def _write(weights: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
-    """Beside the target, then into its place."""
-    number, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    os.close(number)
-    staging = Path(name)
     try:
-        try:
-            save_tensors(weights, staging, metadata=metadata)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{target} cannot be written ({error}): make room, or choose another place") from error
-        staging.chmod(0o666 & ~umask())  # mkstemp's is closed to everyone else
-        staging.replace(target)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise
+        with whole_file(target) as unfinished:
+            save_tensors(weights, unfinished, metadata=metadata)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{target} cannot be written ({error}): make room, or choose another place") from error

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from diafano import EMBEDDED
 from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights
-from diafano.checkpoints.writing import storable, umask
+from diafano.checkpoints.writing import save_tensors, storable
 from diafano.devices import DTYPES, weightless
 from diafano.errors import UserError
 from diafano.stable_diffusion import StableDiffusion
 from diafano.tiny_autoencoder import TinyDecoder, TinyDecoderConfig
+from diafano.whole_file import whole_file
 
 SHIPPED = EMBEDDED / "preview" / "decoder.safetensors"
 """Of the model that ships with the package."""
@@ -74,10 +74,8 @@ def load_tiny_decoder(source: str | os.PathLike[str] | None, model: StableDiffus
 def save_tiny_decoder(decoder: TinyDecoder, path: Path, dtype: str = "float16") -> None:
     """Write a file under TAESD's own names, which other programs read as well."""
     tensors = {_original_name(name): storable(name, one, DTYPES[dtype]) for name, one in decoder.state_dict().items()}
-    partial = path.with_name(f".{path.name}.part")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.chmod(0o666 & ~umask())  # safetensors closes it to everyone else
-    partial.replace(path)
+    with whole_file(path) as unfinished:
+        save_tensors(tensors, unfinished)
 
 
 def _original_name(name: str) -> str:

@@ -43,12 +43,12 @@ def write_weights(
     stored = {name: storable(name, tensor, dtype) for name, tensor in weights.items()}
     shards = _split(stored, max_shard_bytes)
     if len(shards) == 1:
-        _save(stored, folder / f"{stem}.safetensors")
+        save_tensors(stored, folder / f"{stem}.safetensors")
         return
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save({name: stored[name] for name in names}, folder / file)
+        save_tensors({name: stored[name] for name in names}, folder / file)
         weight_map |= dict.fromkeys(names, file)
     write_json(
         folder / f"{stem}.safetensors.index.json",
@@ -59,8 +59,9 @@ def write_weights(
     )
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, path, metadata={"format": "pt"})
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, with the permissions of any other new file."""
+    save_file(tensors, path, metadata={"format": "pt"} if metadata is None else metadata)
     path.chmod(0o666 & ~umask())  # safetensors closes it to everyone else
 
 

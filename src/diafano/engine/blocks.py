@@ -19,6 +19,7 @@ from diafano.layers import (
     GEGLU,
     Attention,
     FeedForward,
+    Join,
     PictureAttention,
     ResidualBlock,
     SpatialTransformer,
@@ -30,7 +31,6 @@ from diafano.layers import (
 from diafano.memory import keep_freed_memory
 from diafano.packed import packed
 from diafano.tileable import wrapped_axes
-from diafano.unet import UpLevel
 
 
 @contextmanager
@@ -62,9 +62,9 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
             del block.forward
 
 
-def is_fused(block: nn.Module) -> bool:
-    """Whether it computes by the engine, inside `accelerated`."""
-    return type(block) in FUSED and "forward" in vars(block)
+def is_fused(block: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether it computes inputs of that number format by the engine, inside `accelerated`."""
+    return dtype == torch.bfloat16 and type(block) in FUSED and "forward" in vars(block)
 
 
 def is_plain(block: nn.Module) -> bool:
@@ -88,7 +88,7 @@ def is_plain(block: nn.Module) -> bool:
 KNOWN_LAYERS = {
     *(nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.ModuleList, nn.Identity),
     *(ResidualBlock, SpatialTransformer, TransformerBlock, Attention, FeedForward, GEGLU, PictureAttention, Upsample),
-    UpLevel,
+    Join,
 }
 
 Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
@@ -198,17 +198,9 @@ def fused_upsample(block: Upsample, _: Known) -> Callable[..., Tensor]:
     return forward
 
 
-def fused_up_level(block: UpLevel, _: Known) -> Callable[..., Tensor]:
-    def forward(x: Tensor, time: Tensor, text: Tensor, skips: list[Tensor]) -> Tensor:
-        if not operations.fits(x, *skips):
-            return UpLevel.forward(block, x, time, text, skips)
-        for i, resnet in enumerate(block.resnets):
-            x = resnet(operations.joined(x, skips.pop()), time)
-            if block.attentions:
-                x = block.attentions[i](x, text)
-        for upsample in block.upsamplers:
-            x = upsample(x, skips[-1].shape[-2:])
-        return x
+def fused_join(block: Join, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, other: Tensor) -> Tensor:
+        return operations.joined(x, other) if operations.fits(x, other) else Join.forward(block, x, other)
 
     return forward
 
@@ -218,7 +210,7 @@ FUSED: dict[type[nn.Module], Callable[[Any, Known], Callable[..., Tensor]]] = {
     SpatialTransformer: fused_transformer,
     PictureAttention: fused_picture_attention,
     Upsample: fused_upsample,
-    UpLevel: fused_up_level,
+    Join: fused_join,
 }
 
 

@@ -37,19 +37,9 @@ def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     x = x.contiguous()
     width, weights = x.shape[-1], [_dense(layer.weight) for layer in layers]
     y = x.new_empty(*x.shape[:-1], len(layers) * columns)
-    _call(
-        "linear",
-        x,
-        *(weights + [None] * (3 - len(weights))),
-        None,
-        None,
-        y,
-        x.numel() // width,
-        len(layers) * columns,
-        width,
-        columns,
-        False,
-    )
+    three = [*weights, None, None][:3]
+    sizes = x.numel() // width, len(layers) * columns, width, columns
+    _call("linear", x, *three, None, None, y, *sizes, False)
     return y.chunk(len(layers), dim=-1)
 
 

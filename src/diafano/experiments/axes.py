@@ -95,9 +95,7 @@ def cells_of(axes: Sequence[Axis]) -> list[Cell]:
     if len(axes) > MOST_AXES:
         raise UserError(f"{len(axes)} settings vary: at most {MOST_AXES} fit into one picture")
     for one, other in itertools.combinations(axes, 2):
-        if both := {name for value in one.values for name in value} & {
-            name for value in other.values for name in value
-        }:
+        if both := one.settings & other.settings:
             raise UserError(f"{', '.join(sorted(both))} varies twice: leave one of them out")
     sizes = [len(axis.values) for axis in axes]
     places = [place[::-1] for place in itertools.product(*(range(size) for size in reversed(sizes)))]

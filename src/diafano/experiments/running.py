@@ -21,12 +21,13 @@ from diafano.controlnet import Control
 from diafano.errors import UserError
 from diafano.experiments.axes import Axis, Cell, cells_of
 from diafano.experiments.sheet import sheet
-from diafano.experiments.table import FILE, SECONDS, as_csv, as_markdown, known_seconds, write_text
+from diafano.experiments.table import FILE, SECONDS, as_csv, as_markdown, known_seconds
 from diafano.file_names import slug, unused
 from diafano.from_picture import InitImage
 from diafano.picture import FORMATS, read_parameters, read_picture, save_picture
 from diafano.request import Request
 from diafano.stable_diffusion import OnStep, StableDiffusion
+from diafano.whole_file import write_text
 
 GRID, CSV, MARKDOWN = "grid.png", "table.csv", "table.md"
 SEED = 0
@@ -74,7 +75,7 @@ def run_experiment(
     folder: str | os.PathLike[str],
     *,
     inputs: Inputs | None = None,
-    spoken: Callable[[str], str] = lambda prompt: prompt,
+    tagged: Callable[[str], str] = lambda prompt: prompt,
     on_start: Callable[[int, int], object] | None = None,
     on_step: OnStep | None = None,
     on_drawn: Callable[[Drawn], object] | None = None,
@@ -84,7 +85,7 @@ def run_experiment(
 
     Beside the pictures it gets `grid.png`, `table.csv` and `table.md`, also where the run is stopped. `on_start` is
     told how many pictures and how many steps are left to be drawn, `on_drawn` of each picture, whether drawn or found.
-    `spoken` changes each prompt before it is drawn.
+    `tagged` puts the tags of LoRAs into each prompt before it is drawn.
 
     Raises UserError, one sentence, before anything is drawn where a cell is not possible.
     """
@@ -100,7 +101,7 @@ def run_experiment(
         asked = said.pop("prompt", prompt)
         if asked is None:
             raise UserError("there is nothing to draw: give a PROMPT, or a file of prompts")
-        request, start = model.prepare(spoken(asked), image=inputs.image, mask=inputs.mask, **said)
+        request, start = model.prepare(tagged(asked), image=inputs.image, mask=inputs.mask, **said)
         if request.count != 1:
             raise UserError(f"an experiment draws one picture for each combination, not {request.count}: vary the seed")
         return request, start

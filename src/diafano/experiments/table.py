@@ -2,7 +2,6 @@
 
 import csv
 import io
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,16 +31,6 @@ def known_seconds(path: Path) -> dict[str, str]:
             return {row[FILE]: row[SECONDS] for row in csv.DictReader(file) if row.get(FILE) and row.get(SECONDS)}
     except (OSError, ValueError, KeyError, csv.Error):
         return {}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Beside its target first, so that nobody sees half of it."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _cell(text: str) -> str:

@@ -34,8 +34,8 @@ from diafano.text_encoder.tokenizer_files import (
     read_json,
     read_special_tokens,
     read_vocabulary,
-    write,
 )
+from diafano.whole_file import write_text
 
 LENGTH = 77  # tokens per prompt, start and end included: what CLIP's text transformer was trained with
 
@@ -186,10 +186,10 @@ class Tokenizer:
         model = json.loads(self._backend.to_str())["model"]
         if self.kind == "byte_pair":
             merges = "".join(f"{left} {right}\n" for left, right in merges_of(model))
-            write(target / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
-            write(target / "merges.txt", "#version: 0.2\n" + merges)
+            write_text(target / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
+            write_text(target / "merges.txt", "#version: 0.2\n" + merges)
         else:
-            write(
+            write_text(
                 target / "vocab.txt", "".join(f"{token}\n" for token in sorted(model["vocab"], key=model["vocab"].get))
             )
         added = {
@@ -206,8 +206,8 @@ class Tokenizer:
             **({"do_lower_case": True, "errors": "replace"} if self.kind == "byte_pair" else self.options),
             **self.special_tokens,
         }
-        write(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
-        write(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+        write_text(target / "special_tokens_map.json", json.dumps(special, indent=2, ensure_ascii=False))
+        write_text(target / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
     def _parts(self, text: str) -> Iterable[tuple[str, list[int] | None]]:
         if not isinstance(text, str):

@@ -139,10 +139,3 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__} instead of an object; fetch it again.")
     return content
-
-
-def write(path: Path, text: str) -> None:
-    """Write beside the target, then move into place, so that no reader sees half a file."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -200,10 +200,11 @@ class PreviewRecipe(Section):
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Section)
-STAGES: dict[str, type[AutoencoderRecipe] | type[TextRecipe] | type[UNetRecipe]] = {
+STAGES: dict[str, type[AutoencoderRecipe] | type[TextRecipe] | type[UNetRecipe] | type[PreviewRecipe]] = {
     "autoencoder": AutoencoderRecipe,
     "text": TextRecipe,
     "unet": UNetRecipe,
+    "preview": PreviewRecipe,
 }
 
 

@@ -8,7 +8,7 @@ from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.unet import UNet
 
 
-def check_fit(
+def check_parts_match(
     tokenizer: Tokenizer, text_encoder: CLIPTextEncoder | BERTTextEncoder, unet: UNet, autoencoder: Autoencoder
 ) -> None:
     """Raises UserError where one part does not take what the part before it gives."""
