@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 import weakref
@@ -291,3 +292,25 @@ def test_complaint_a_seed_gives_another_picture_on_another_device(
         there.between(*levels) if levels and isinstance(there, PathNoise) else there()
     assert {device for _, device in sent} == {"cuda"}
     assert all(torch.equal(noise, wanted) for (noise, _), wanted in zip(sent, on_cpu, strict=True))
+
+
+def test_complaint_import_and_load_take_over_ten_seconds(single_file: Path) -> None:
+    """What takes so long elsewhere does not happen, in a process of its own; benchmarks/load_time.py times it.
+
+    Neither other libraries for models nor torch's compiler come in, and the weights stay in the file until they run.
+    """
+    code = f"""
+import sys
+import torch
+import diafano
+where = {str(single_file.parent / "tokenizer")!r}
+model = diafano.load({str(single_file)!r}, tokenizer=where, dtype="float32", device="cpu")
+print(*sorted({{"transformers", "diffusers", "accelerate", "scipy", "sympy", "torch._dynamo"}} & sys.modules.keys()))
+lines = [line.split() for line in open("/proc/self/maps")] if sys.platform == "linux" else []
+mapped = [[int(end, 16) for end in fields[0].split("-")] for fields in lines if fields[-1] == {str(single_file)!r}]
+weights = [weight for part in (model.unet, model.text_encoder) for weight in part.parameters()]
+inside = [any(start <= weight.data_ptr() < end for start, end in mapped) for weight in weights]
+print(sys.platform != "linux" or sum(inside) > 0.9 * len(inside))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True"]
