@@ -1,11 +1,7 @@
 """The CPU engine: each operation, each block and whole networks against the plain ones in float32."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from copy import deepcopy
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +10,8 @@ from torch import Tensor, nn
 
 from diafano import bands
 from diafano.autoencoder import Autoencoder, AutoencoderConfig, LatentDistribution
-from diafano.engine import accelerated, available, blocks, library, operations
+from diafano.engine import accelerated, available, blocks, by_library, by_torch, library, operations
+from diafano.engine.library import Tiles
 from diafano.layers import Attention, ResidualBlock, SpatialTransformer, Upsample
 from diafano.precision import InFloat32
 from diafano.stable_diffusion import StableDiffusion
@@ -30,6 +27,29 @@ ROUNDING = 2**-8
 def _no_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture
+def with_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library multiplies as with AMX, its instructions done in plain C++."""
+    made = library.loaded(Tiles.EMULATED)
+    monkeypatch.setattr(by_library, "library", lambda: made)
+
+
+@pytest.fixture
+def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is mostly products is left to torch."""
+    monkeypatch.setattr(operations, "faster", lambda operation: by_torch)
+
+
+@pytest.fixture
+def by(request: pytest.FixtureRequest) -> None:
+    if request.param != "vectors":
+        request.getfixturevalue(f"with_{request.param}")
+
+
+by_library_alone = pytest.mark.parametrize("by", ["vectors", "tiles"], indirect=True)
+by_each = pytest.mark.parametrize("by", ["vectors", "tiles", "torch"], indirect=True)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -57,8 +77,9 @@ def in_float32(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 @needs_engine
+@by_each
 @pytest.mark.parametrize(("rows", "width", "columns"), [(1, 2, 1), (3, 30, 17), (77, 96, 40), (300, 320, 100)])
-def test_linear(rows: int, width: int, columns: int) -> None:
+def test_linear(by: None, rows: int, width: int, columns: int) -> None:
     linear, x, residual = layer(nn.Linear(width, columns)), random(2, rows, width), random(2, rows, columns, seed=2)
     assert isinstance(linear, nn.Linear)
     expected = in_float32(linear, x)
@@ -67,8 +88,9 @@ def test_linear(rows: int, width: int, columns: int) -> None:
 
 
 @needs_engine
+@by_each
 @pytest.mark.parametrize(("rows", "width", "columns"), [(1, 2, 2), (9, 40, 34), (100, 64, 512)])
-def test_geglu(rows: int, width: int, columns: int) -> None:
+def test_geglu(by: None, rows: int, width: int, columns: int) -> None:
     linear, x = layer(nn.Linear(width, columns)), 2 * random(rows, width)
     assert isinstance(linear, nn.Linear)
     value, gate = in_float32(linear, x).chunk(2, dim=-1)
@@ -79,8 +101,9 @@ SIZES = [(1, 3, 5, 1, 1), (2, 5, 7, 9, 4), (1, 32, 33, 16, 16), (1, 40, 64, 33, 
 
 
 @needs_engine
+@by_each
 @pytest.mark.parametrize(("batch", "before", "after", "height", "width"), SIZES)
-def test_convolution(batch: int, before: int, after: int, height: int, width: int) -> None:
+def test_convolution(by: None, batch: int, before: int, after: int, height: int, width: int) -> None:
     conv, x = layer(nn.Conv2d(before, after, 3, padding=1)), random(batch, before, height, width)
     assert isinstance(conv, nn.Conv2d)
     added, residual = random(batch, after, seed=2), random(batch, after, height, width, seed=3)
@@ -95,8 +118,9 @@ def test_convolution(batch: int, before: int, after: int, height: int, width: in
 
 
 @needs_engine
+@by_each
 @pytest.mark.parametrize(("channels", "height", "width"), [(5, 3, 4), (48, 20, 20), (288, 9, 16)])
-def test_convolution_of_a_map_of_twice_the_size(channels: int, height: int, width: int) -> None:
+def test_convolution_of_a_map_of_twice_the_size(by: None, channels: int, height: int, width: int) -> None:
     conv, x = layer(nn.Conv2d(channels, 33, 3, padding=1)), random(2, channels, height, width)
     assert isinstance(conv, nn.Conv2d)
     expected = in_float32(conv, F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -111,7 +135,8 @@ def test_maps_are_joined() -> None:
 
 
 @needs_engine
-def test_convolution_of_every_shape_of_work() -> None:
+@by_each
+def test_convolution_of_every_shape_of_work(by: None) -> None:
     """Few and many tiles, one and several panels of results, more kernels than are transformed at once."""
     for before, after, size in [(1024, 1056, 4), (512, 1088, 34), (16, 16, 70)]:
         conv, x = layer(nn.Conv2d(before, after, 3, padding=1, bias=False)), random(1, before, size, size)
@@ -120,6 +145,7 @@ def test_convolution_of_every_shape_of_work() -> None:
 
 
 @needs_engine
+@by_each
 @pytest.mark.parametrize(
     ("batch", "heads", "queries", "keys", "width"),
     [
@@ -131,7 +157,7 @@ def test_convolution_of_every_shape_of_work() -> None:
         (1, 2, 9, 33, 20),
     ],
 )
-def test_attention(batch: int, heads: int, queries: int, keys: int, width: int) -> None:
+def test_attention(by: None, batch: int, heads: int, queries: int, keys: int, width: int) -> None:
     query, key, value = (
         random(batch, count, heads * width, seed=count + i) for i, count in enumerate((queries, keys, keys))
     )
@@ -145,7 +171,8 @@ def test_attention(batch: int, heads: int, queries: int, keys: int, width: int) 
 
 
 @needs_engine
-def test_attention_of_scores_that_exceed_every_exponential() -> None:
+@by_each
+def test_attention_of_scores_that_exceed_every_exponential(by: None) -> None:
     query, key, value = 300 * random(1, 20, 32), 300 * random(1, 700, 32, seed=1), random(1, 700, 32, seed=2)
     expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
     assert distance(operations.attention(query, key, value, 1), expected) < 2 * ROUNDING
@@ -188,8 +215,9 @@ BLOCKS = {
 
 
 @needs_engine
+@by_library_alone
 @pytest.mark.parametrize("name", BLOCKS)
-def test_a_block_is_as_near_to_float32_as_the_plain_one(name: str) -> None:
+def test_a_block_is_as_near_to_float32_as_the_plain_one(by: None, name: str) -> None:
     make, *shapes = BLOCKS[name]
     block, inputs = layer(make()), [random(*shape, seed=i) for i, shape in enumerate(shapes)]
     expected, plain = in_float32(block, *inputs), block(*inputs)
@@ -212,8 +240,9 @@ def networks() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
 
 
 @needs_engine
+@by_library_alone
 @pytest.mark.parametrize("name", networks())
-def test_a_network_is_as_near_to_float32_as_the_plain_one(name: str) -> None:
+def test_a_network_is_as_near_to_float32_as_the_plain_one(by: None, name: str) -> None:
     network, inputs = networks()[name]
     expected, plain = in_float32(network, *inputs), network(*inputs)
     with accelerated(network):
@@ -222,6 +251,19 @@ def test_a_network_is_as_near_to_float32_as_the_plain_one(name: str) -> None:
     assert distance(found, expected) < 1.15 * distance(plain, expected)
     assert torch.equal(network(*inputs), plain)
     assert not any("forward" in vars(module) for module in network.modules())
+
+
+@needs_engine
+@pytest.mark.usefixtures("with_torch")
+@pytest.mark.parametrize("name", networks())
+def test_a_network_whose_products_are_torchs_is_as_near_to_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, call = set[str](), by_library._call
+    monkeypatch.setattr(by_library, "_call", lambda name, *rest: (called.add(name), call(name, *rest)))
+    network, inputs = networks()[name]
+    expected, plain = in_float32(network, *inputs), network(*inputs)
+    with accelerated(network):
+        assert distance(network(*inputs), expected) < 1.15 * distance(plain, expected)
+    assert called <= {"group_norm", "layer_norm", "join"}
 
 
 @needs_engine
@@ -304,8 +346,8 @@ def test_what_guidance_computes_twice_alike_is_the_same() -> None:
 
 @needs_engine
 def test_a_picture_is_drawn_by_the_engine(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, calls, call = deepcopy(tiny_model), list[str](), operations._call
-    monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
+    model, calls, call = deepcopy(tiny_model), list[str](), by_library._call
+    monkeypatch.setattr(by_library, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
     picture = model.generate("a penguin", seed=1, steps=2)[0]
     assert not calls  # in float32 there is nothing for it to do
     everything = {"linear", "convolution", "attention", "group_norm", "layer_norm", "join"}
@@ -338,8 +380,8 @@ def test_pictures_in_bands_are_as_near_to_float32(way: str, largest_kept: int, m
         assert isinstance(made, Tensor | LatentDistribution)
         return made.mean if isinstance(made, LatentDistribution) else made
 
-    calls, call = list[str](), operations._call
-    monkeypatch.setattr(operations, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
+    calls, call = list[str](), by_library._call
+    monkeypatch.setattr(by_library, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
     plain, in_plain_bands = computed(autoencoder, x), computed(bands, x)
     assert not calls
     with accelerated(autoencoder):
@@ -371,46 +413,3 @@ def test_without_the_library_all_stays_plain(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(blocks, "available", lambda: False)
     with accelerated(network):
         assert torch.equal(network(*inputs), plain)
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [{"DIAFANO_ENGINE": "off"}, {"CXX": "no-such-compiler"}, {"CXX": "false"}, {"XDG_CACHE_HOME": "/dev/null"}],
-    ids=lambda environment: " ".join(f"{name}={value}" for name, value in environment.items()),
-)
-def test_there_need_be_no_library(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in ({"XDG_CACHE_HOME": str(tmp_path)} | environment).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(library, "processor_fits", lambda: True)
-    assert library.library.__wrapped__() is None
-
-
-@pytest.mark.parametrize("lacks", ["avx512_bf16", "avx512_vbmi", "avx512_f"])
-def test_other_processors_are_left_to_torch(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi")
-    every = dict.fromkeys(names, True)
-    monkeypatch.setattr(library, "platform", SimpleNamespace(system=lambda: "Linux", machine=lambda: "x86_64"))
-    for capabilities, fits in [(every, True), (every | {lacks: False}, False), (every | {"amx_bf16": True}, False)]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert library.processor_fits() is fits
-
-
-@needs_engine
-def test_the_library_is_compiled_once(tmp_path: Path) -> None:
-    program = (
-        "import torch; from diafano.engine import available, library; assert available();"
-        "file, = library.cache_folder().iterdir(); print(file.stat().st_mtime_ns)"
-    )
-    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": __import__("os").environ["PATH"]}
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment | {"PYTHONPATH": str(Path(library.__file__).parents[2])},
-        )
-        for _ in range(2)
-    ]
-    assert runs[0].stdout == runs[1].stdout
-    assert (tmp_path / "diafano" / "engine").stat().st_mode & 0o077 == 0

@@ -1,10 +1,11 @@
-"""The engine's C++ library: compiled when it is first needed, in about two seconds, and kept in the user's cache.
+"""The engine's C++ library: compiled when it is first needed, in about three seconds, and kept in the user's cache.
 
 Nothing is asked of the user: without a compiler, or on another processor, there is no library and torch computes.
 The environment variable DIAFANO_ENGINE=off leaves it out.
 """
 
 import ctypes
+import enum
 import functools
 import hashlib
 import os
@@ -22,6 +23,16 @@ FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-fvisibil
 FEATURES = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx512vbmi", "-mfma"]
 COMPILERS = ("c++", "g++", "clang++")
 LONGEST_COMPILATION = 120.0  # seconds, on a machine that is busy with other things
+LONGEST_TRIAL = 20.0
+
+
+class Tiles(enum.IntEnum):
+    """What the library multiplies by: vectors, AMX's registers, or for tests the latter done in plain C++."""
+
+    NONE = 0
+    AMX = 1
+    EMULATED = 2
+
 
 SWITCH = "DIAFANO_ENGINE"
 
@@ -36,22 +47,44 @@ def library() -> ctypes.CDLL | None:
     """The loaded library, or None where torch has to do."""
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "no") or not processor_fits():
         return None
-    try:
-        return ctypes.CDLL(str(built()))
-    except (OSError, subprocess.SubprocessError):
-        return None
+    for tiles in (Tiles.AMX, Tiles.NONE) if has_amx() else (Tiles.NONE,):
+        try:
+            return loaded(tiles)
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def multiplies_by() -> Tiles:
+    """What the loaded library multiplies by."""
+    found = library()
+    return Tiles.NONE if found is None else Tiles(found.diafano_tiles())
+
+
+def loaded(tiles: Tiles) -> ctypes.CDLL:
+    """The library of that kind, compiled if it was not yet. Raises OSError or SubprocessError."""
+    found = ctypes.CDLL(str(built(tiles)))
+    if not found.diafano_tiles_permitted():
+        raise OSError("this process is not given AMX's registers")
+    return found
 
 
 def processor_fits() -> bool:
-    """Whether the processor has the instructions that the library is written in, and better ones are not to be had.
-
-    With AMX, torch's own products are several times as fast as the library's.
-    """
-    if platform.system() != "Linux" or platform.machine() != "x86_64" or not hasattr(torch.cpu, "get_capabilities"):
+    """Whether the processor has the instructions that the library is written in."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
         return False
-    has = torch.cpu.get_capabilities()
+    has = capabilities()
     needed = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi")
-    return all(has.get(name, False) for name in needed) and not has.get("amx_bf16", False)
+    return all(has.get(name, False) for name in needed)
+
+
+def has_amx() -> bool:
+    return all(capabilities().get(name, False) for name in ("amx_tile", "amx_bf16"))
+
+
+def capabilities() -> dict[str, bool]:
+    """What torch has found out about the processor; nothing where it does not say."""
+    return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def cache_folder() -> Path:
@@ -60,25 +93,32 @@ def cache_folder() -> Path:
     return Path(base) / "diafano" / "engine"
 
 
-def built() -> Path:
+def built(tiles: Tiles) -> Path:
     """The compiled library's file, named after all that it is made of. Raises OSError or SubprocessError."""
     compiler = os.environ.get("CXX") or next((name for name in COMPILERS if shutil.which(name)), None)
     if compiler is None:
         raise OSError("no C++ compiler")
+    flags = [*FLAGS, *FEATURES, *([f"-DDIAFANO_TILES={int(tiles)}"] if tiles else [])]
     text = b"".join(file.name.encode() + file.read_bytes() for file in sorted(SOURCES.iterdir()))
-    digest = hashlib.sha256(text + repr((compiler, FLAGS, FEATURES, sys.version_info[:2])).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(text + repr((compiler, flags, sys.version_info[:2])).encode()).hexdigest()[:24]
     folder = cache_folder()
-    file = folder / f"{digest}.so"
-    if not file.exists():
+    file, refused = folder / f"{digest}.so", folder / f"{digest}.refused"
+    if not file.exists() and not refused.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            compile_library(compiler, Path(scratch))
-            os.replace(Path(scratch) / "library.so", file)
+            made = Path(scratch) / "library.so"
+            compile_library([*compiler.split(), *flags], made)
+            if tiles == Tiles.AMX and not tiles_work(made):
+                refused.touch()  # a changed library or compiler is another attempt
+            else:
+                os.replace(made, file)
+    if not file.exists():
+        raise OSError("AMX's registers were tried and do not work")
     return file
 
 
-def compile_library(compiler: str, folder: Path) -> None:
-    """Compile the sources, all at once, and link them to folder/library.so.
+def compile_library(compiler: list[str], library: Path) -> None:
+    """Compile the sources, all at once, and link them.
 
     OpenMP is not linked: its functions are found in the library that torch has loaded, so that both share their
     threads. A second OpenMP would compete with torch's for the cores.
@@ -86,11 +126,37 @@ def compile_library(compiler: str, folder: Path) -> None:
     objects = []
     running = []
     for source in sorted(SOURCES.glob("*.cpp")):
-        objects.append(str(folder / f"{source.stem}.o"))
-        command = [*compiler.split(), *FLAGS, *FEATURES, "-c", str(source), "-o", objects[-1]]
+        objects.append(str(library.parent / f"{source.stem}.o"))
+        command = [*compiler, "-c", str(source), "-o", objects[-1]]
         running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     codes = [process.wait(LONGEST_COMPILATION) for process in running]
     if any(codes):
-        raise OSError(f"{compiler} does not compile the engine")
-    link = [*compiler.split(), "-shared", *objects, "-o", str(folder / "library.so")]
+        raise OSError(f"{compiler[0]} does not compile the engine")
+    link = [*compiler, "-shared", *objects, "-o", str(library)]
     subprocess.run(link, check=True, capture_output=True, timeout=LONGEST_COMPILATION)
+
+
+TRIAL = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)  # OpenMP
+sys.exit(0 if ctypes.CDLL(sys.argv[2]).diafano_tiles_work() else 1)
+"""
+
+
+def tiles_work(library: Path) -> bool:
+    """Whether it multiplies rightly by AMX's registers, tried in a process of its own.
+
+    A processor that has the instructions may be seen through a virtual machine or a kernel that does not let them
+    through: then that process dies, and not this one. Raises OSError or SubprocessError if it could not be tried.
+    """
+    command = [sys.executable, "-I", "-S", "-c", TRIAL, openmp(), str(library)]
+    return subprocess.run(command, capture_output=True, timeout=LONGEST_TRIAL).returncode == 0
+
+
+def openmp() -> str:
+    """The file of the OpenMP library in this process, which is torch's."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        file = line.split(maxsplit=5)[-1]
+        if Path(file).name.startswith(("libgomp", "libomp", "libiomp")):
+            return file
+    raise OSError("torch has loaded no OpenMP library")

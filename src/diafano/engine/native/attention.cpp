@@ -6,11 +6,19 @@
 // changed and the block done again, so the maximum costs next to nothing and no factor passes over the sums.
 
 #include <cmath>
+#include <utility>
 
-#include "common.h"
+#include "tiles.h"
 
-static constexpr long ROWS = 8, KEYS = 512, WIDE = 32;  // queries of a tile, keys of a block, keys of a panel
-static constexpr long QUERIES = 64;                     // queries of a task
+static constexpr long WIDE = 32;     // keys of a panel
+static constexpr long QUERIES = 64;  // of a task
+#ifdef DIAFANO_TILES
+static constexpr long ROWS = BLOCK_ROWS, KEYS = 256;   // queries that are computed together, keys of a block
+static constexpr long PAIRS = TILE_PAIRS, COLUMNS = 16;  // of which the widths of q and k, and of v, are made multiples
+#else
+static constexpr long ROWS = 8, KEYS = 512;
+static constexpr long PAIRS = 1, COLUMNS = 8;
+#endif
 
 // 2^x as bfloat16: with x in steps of 1/128, x * 128 + ZERO is its bit pattern, but for the mantissa, which a table of
 // the 128 there are puts right. In the root mean square this errs by 0.0022, rounding alone to bfloat16 by 0.0017; the
@@ -37,26 +45,34 @@ struct Attention {
     float scale;
 
     long padded() const { return (m + WIDE - 1) / WIDE * WIDE; }  // keys
-    long columns() const { return (width + 7) / 8 * 8; }          // of v
-    long head_size() const { return padded() * (width + columns()); }
+    long depth() const { return (width + 2 * PAIRS - 1) / (2 * PAIRS) * 2 * PAIRS; }  // of q and k
+    long columns() const { return (width + COLUMNS - 1) / COLUMNS * COLUMNS; }        // of v
+    long head_size() const { return padded() * (depth() + columns()); }
 
+#ifdef DIAFANO_TILES
+    static long panel_of(long left) { return left; }  // one panel, whose columns the products take as they like
+#else
     // The widths of v's panels, in half vectors: 5 (40 columns), 4 or less.
     static long panel_of(long left) { return left == 5 ? 5 : left >= 4 ? 4 : left; }
+#endif
 
-    // One head's keys as panels [32 keys] of [width / 2][32][2], then its values as panels of [keys / 2][columns][2].
+    // One head's keys as panels [32 keys] of [depth / 2][32][2], then its values as panels of [keys / 2][columns][2].
     void pack(long head, bf16* out) const {
-        const long b = head / heads, offset = head % heads * width, keys = padded();
+        const long b = head / heads, offset = head % heads * width, keys = padded(), depth = this->depth();
         const bf16 *kk = k + b * m * kv_step + offset, *vv = v + b * m * kv_step + offset;
-        for (long key = 0; key < keys; key += 16)
+        for (long key = 0; key < keys; key += 16) {
+            bf16* panel = out + key / WIDE * depth * WIDE;
             pack_transposed(kk + (key < m ? key : 0) * kv_step, kv_step, m > key ? m - key : 0, width,
-                            out + key / WIDE * width * WIDE + key % WIDE * 2, WIDE);
-        bf16* to = out + keys * width;
+                            panel + key % WIDE * 2, WIDE);
+            memset(panel + width * WIDE, 0, (depth - width) * WIDE * sizeof(bf16));
+        }
+        bf16* to = out + keys * depth;
         for (long c = 0; c < columns();) {
             const long halves = panel_of((columns() - c) / 8);
             for (long key = 0; key < keys; key += 2)
                 for (long h = 0; h < halves; h++, to += 16) {
                     const long column = c + h * 8;
-                    const __mmask8 mask = (__mmask8)first(width - column);
+                    const __mmask8 mask = width > column ? (__mmask8)first(width - column) : (__mmask8)0;
                     const __m128i even = key < m ? _mm_maskz_loadu_epi16(mask, vv + key * kv_step + column)
                                                  : _mm_setzero_si128();
                     const __m128i odd = key + 1 < m ? _mm_maskz_loadu_epi16(mask, vv + (key + 1) * kv_step + column)
@@ -68,10 +84,22 @@ struct Attention {
         }
     }
 
+#ifdef DIAFANO_TILES
+    // sums[ROWS][columns] += p times the values of a block of keys
+    static void add_values(const bf16* p, const bf16* values, long key, long here, long columns, long, float* sums) {
+        for (long c = 0, left = columns / 16; left;) {
+            const long now = left == 4 ? 2 : left > 3 ? 3 : left;
+            const auto add = now == 3 ? add_columns<3> : now == 2 ? add_columns<2> : add_columns<1>;
+            add(p, KEYS, values + key * columns + c * 2, columns, here / 2, sums + c, columns);
+            c += now * 16;
+            left -= now;
+        }
+    }
+#else
     // sums[ROWS][...] += p times a panel of values
     template <int ZMM, bool HALF>
-    static inline __attribute__((always_inline)) void add_values(const bf16* p, const bf16* panel, long pairs,
-                                                                 float* sums, long step) {
+    static inline __attribute__((always_inline)) void add_panel(const bf16* p, const bf16* panel, long pairs,
+                                                                float* sums, long step) {
         Tile<ROWS, ZMM, HALF> t;
         for (int r = 0; r < ROWS; r++) {
             for (int z = 0; z < ZMM; z++) t.c[r][z] = _mm512_loadu_ps(sums + r * step + z * 16);
@@ -84,7 +112,45 @@ struct Attention {
         }
     }
 
-    using Scores = Tile<ROWS, 2, false>;
+    // sums[ROWS][columns] += p times the values of `here` keys from `key` on; a panel has all `keys` there are.
+    static inline __attribute__((always_inline)) void add_values(const bf16* p, const bf16* values, long key, long here,
+                                                                 long columns, long keys, float* sums) {
+        for (long c = 0; c < columns;) {
+            const long halves = panel_of((columns - c) / 8);
+            const bf16* panel = values + c * keys + key * halves * 8;
+            float* to = sums + c;
+            switch (halves) {
+                case 5: add_panel<2, true>(p, panel, here / 2, to, columns); break;
+                case 4: add_panel<2, false>(p, panel, here / 2, to, columns); break;
+                case 3: add_panel<1, true>(p, panel, here / 2, to, columns); break;
+                case 2: add_panel<1, false>(p, panel, here / 2, to, columns); break;
+                default: add_panel<0, true>(p, panel, here / 2, to, columns);
+            }
+            c += halves * 8;
+        }
+    }
+#endif
+
+    using Block = float[ROWS][WIDE];
+
+    // Scores of the queries with two panels of keys: while those with one are computed, those with the last are read.
+    struct Scores {
+        inline __attribute__((always_inline)) void multiply(const bf16* queries, const bf16* panel, long depth);
+        template <class Beside>
+        inline __attribute__((always_inline)) void multiply(const bf16* queries, const bf16* panel, long depth,
+                                                            const Beside& beside);
+        inline __attribute__((always_inline)) void settle();  // what was computed last can be read from now on
+        inline __attribute__((always_inline)) void copy(Block& to) const;  // of what was computed last
+        const float* row(long r) const { return last[r]; }
+
+#ifdef DIAFANO_TILES
+        alignas(64) Block blocks[2];
+        float (*next)[WIDE] = blocks[0], (*last)[WIDE] = blocks[1];
+#else
+        Tile<ROWS, 2, false> next;
+        alignas(64) Block last;
+#endif
+    };
 
     // What is known of the queries of a tile; `step` values of `sums` belong to each.
     struct Running {
@@ -93,12 +159,12 @@ struct Attention {
     };
 
     // Shifts rise to the maxima of these scores where they are below, and what was added up falls.
-    void raise(const Scores& t, __mmask32 there, Running& of) const {
+    void raise(const Block& scores, __mmask32 there, Running& of) const {
         const vec lowest = _mm512_set1_ps(-1e30f);
         for (int r = 0; r < ROWS; r++) {
-            const vec least = _mm512_max_ps(_mm512_mask_mov_ps(lowest, (__mmask16)there, t.c[r][0]),
-                                            _mm512_mask_mov_ps(lowest, (__mmask16)(there >> 16), t.c[r][1]));
-            const float reached = std::round(_mm512_reduce_max_ps(least) * scale * LOG2_E * STEPS) / STEPS;
+            const vec most = _mm512_max_ps(_mm512_mask_load_ps(lowest, (__mmask16)there, scores[r]),
+                                           _mm512_mask_load_ps(lowest, (__mmask16)(there >> 16), scores[r] + 16));
+            const float reached = std::round(_mm512_reduce_max_ps(most) * scale * LOG2_E * STEPS) / STEPS;
             if (!(reached > of.shifts[r])) continue;
             const float factor = std::exp2(of.shifts[r] - reached);
             of.shifts[r] = reached;
@@ -129,37 +195,35 @@ struct Attention {
 
     static __mmask32 there(long keys) { return keys >= WIDE ? 0xffffffffu : (1u << keys) - 1; }
 
-    // Exponentials of a tile's scores with a block of keys; false if some exceed the headroom. They are taken while the
-    // next panel's products are made, for the processor computes both side by side. WIDTH is that of a head, where the
-    // compiler is to know it.
-    template <long WIDTH>
+    // Exponentials of the queries' scores with a block of keys; false if some exceed the headroom. They are taken while
+    // the next panel's products are made, for the processor computes both side by side. DEPTH is that of a head, where
+    // the compiler is to know it.
+    template <long DEPTH>
     bool weigh(const bf16* queries, const bf16* keys, long here, long real, bf16* p, Running& of, bool begun) const {
         alignas(64) vec totals[ROWS];
-        alignas(64) float scores[ROWS][WIDE], starts[ROWS];
+        alignas(64) float starts[ROWS];
+        Scores scores;
         vec most = _mm512_setzero_ps();
-        const long width = WIDTH ? WIDTH : this->width, pairs = width / 2;
-        Scores t;
-        t.clear();
-        t.multiply(queries, width, keys, pairs);
-        if (!begun) raise(t, there(real), of);
+        const long depth = DEPTH ? DEPTH : this->depth();
+        scores.multiply(queries, keys, depth);
+        if (!begun) {
+            alignas(64) Block first;
+            scores.copy(first);
+            raise(first, there(real), of);
+        }
         for (int r = 0; r < ROWS; r++) {
             totals[r] = _mm512_setzero_ps();
             starts[r] = WHOLE + (ZERO - of.shifts[r] * STEPS);
         }
         for (long panel = WIDE;; panel += WIDE) {
-            for (int r = 0; r < ROWS; r++)
-                for (int z = 0; z < 2; z++) _mm512_store_ps(scores[r] + z * 16, t.c[r][z]);
+            scores.settle();
             if (panel >= here) break;
-            t.clear();
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                const long from = pairs * r / ROWS, to = pairs * (r + 1) / ROWS;
-                exponentials(scores[r], 0xffffffffu, starts[r], p + r * KEYS + panel - WIDE, totals[r], most);
-                t.multiply(queries + 2 * from, width, keys + panel * width + from * WIDE * 2, to - from);
-            }
+            scores.multiply(queries, keys + panel * depth, depth, [&](long r) __attribute__((always_inline)) {
+                exponentials(scores.row(r), 0xffffffffu, starts[r], p + r * KEYS + panel - WIDE, totals[r], most);
+            });
         }
         for (int r = 0; r < ROWS; r++)
-            exponentials(scores[r], there(real - here + WIDE), starts[r], p + r * KEYS + here - WIDE, totals[r], most);
+            exponentials(scores.row(r), there(real - here + WIDE), starts[r], p + r * KEYS + here - WIDE, totals[r], most);
         const float reached = _mm512_reduce_max_ps(most);
         if (reached > WHOLE + ZERO + HEADROOM * STEPS && reached < INFINITY) return false;
         for (int r = 0; r < ROWS; r++) of.totals[r] += _mm512_reduce_add_ps(totals[r]);
@@ -172,51 +236,37 @@ struct Attention {
         alignas(64) bf16 p[ROWS * KEYS];
         static thread_local Scratch scratch;
         const long b = head / heads, offset = head % heads * width, columns = this->columns(), keys = padded();
-        const long rows = n - start < QUERIES ? n - start : QUERIES, step = columns;
-        float* sums = (float*)scratch.grow(QUERIES * (step * sizeof(float) + width * sizeof(bf16)));
+        const long rows = n - start < QUERIES ? n - start : QUERIES, step = columns, depth = this->depth();
+        float* sums = (float*)scratch.grow(QUERIES * (step * sizeof(float) + depth * sizeof(bf16)));
         bf16* queries = (bf16*)(sums + QUERIES * step);
         memset(sums, 0, QUERIES * step * sizeof(float));
         for (long r = 0; r < QUERIES; r++) {
             shifts[r] = -1e30f;
             totals[r] = 0;
-            if (r < rows)
-                memcpy(queries + r * width, q + (b * n + start + r) * q_step + offset, width * sizeof(bf16));
-            else
-                memset(queries + r * width, 0, width * sizeof(bf16));
+            const long there = r < rows ? width : 0;
+            memcpy(queries + r * depth, q + (b * n + start + r) * q_step + offset, there * sizeof(bf16));
+            memset(queries + r * depth + there, 0, (depth - there) * sizeof(bf16));
         }
-        const bf16* values = packed + keys * width;
+        const bf16* values = packed + keys * depth;
         for (long key = 0; key < keys; key += KEYS) {
             const long here = keys - key < KEYS ? keys - key : KEYS;
             for (long r = 0; r < rows; r += ROWS) {
                 Running of{shifts + r, totals + r, sums + r * step, step};
-                const bf16 *own = queries + r * width, *block = packed + key * width;
-                const auto weigh = width == 40   ? &Attention::weigh<40>
-                                   : width == 80 ? &Attention::weigh<80>
+                const bf16 *own = queries + r * depth, *block = packed + key * depth;
+                const auto weigh = depth == 40   ? &Attention::weigh<40>
+                                   : depth == 80 ? &Attention::weigh<80>
                                                  : &Attention::weigh<0>;
                 if (!(this->*weigh)(own, block, here, m - key, p, of, key > 0)) {
                     for (long panel = 0; panel < here; panel += WIDE) {
-                        Scores t;
-                        t.clear();
-                        t.multiply(own, width, block + panel * width, width / 2);
-                        raise(t, there(m - key - panel), of);
+                        Scores scores;
+                        alignas(64) Block these;
+                        scores.multiply(own, block + panel * depth, depth);
+                        scores.copy(these);
+                        raise(these, there(m - key - panel), of);
                     }
                     (this->*weigh)(own, block, here, m - key, p, of, true);
                 }
-                const bf16* panel = values;
-                for (long c = 0; c < columns;) {
-                    const long halves = panel_of((columns - c) / 8);
-                    const bf16* from = panel + key * halves * 8;
-                    float* to = sums + r * step + c;
-                    switch (halves) {
-                        case 5: add_values<2, true>(p, from, here / 2, to, step); break;
-                        case 4: add_values<2, false>(p, from, here / 2, to, step); break;
-                        case 3: add_values<1, true>(p, from, here / 2, to, step); break;
-                        case 2: add_values<1, false>(p, from, here / 2, to, step); break;
-                        default: add_values<0, true>(p, from, here / 2, to, step);
-                    }
-                    panel += keys * halves * 8;
-                    c += halves * 8;
-                }
+                add_values(p, values, key, here, columns, keys, sums + r * step);
             }
         }
         for (long r = 0; r < rows; r++) {
@@ -230,6 +280,52 @@ struct Attention {
     }
 };
 
+void Attention::Scores::multiply(const bf16* queries, const bf16* panel, long depth) {
+#ifdef DIAFANO_TILES
+    multiply_block(queries, depth, panel, depth / 2, next[0], WIDE, false);
+#else
+    next.clear();
+    next.multiply(queries, depth, panel, depth / 2);
+#endif
+}
+
+// beside(r) is called for all rows; what it does and the products take place side by side.
+template <class Beside>
+void Attention::Scores::multiply(const bf16* queries, const bf16* panel, long depth, const Beside& beside) {
+    const long pairs = depth / 2;
+#ifdef DIAFANO_TILES
+    const long each = rows_beside(pairs);
+    multiply_block(queries, depth, panel, pairs, next[0], WIDE, false, [&](long portion) __attribute__((always_inline)) {
+        for (long r = portion * each; r < (portion + 1) * each && r < ROWS; r++) beside(r);
+    });
+#else
+    next.clear();
+#pragma GCC unroll 8
+    for (long r = 0; r < ROWS; r++) {
+        const long from = pairs * r / ROWS, to = pairs * (r + 1) / ROWS;
+        beside(r);
+        next.multiply(queries + 2 * from, depth, panel + from * WIDE * 2, to - from);
+    }
+#endif
+}
+
+void Attention::Scores::settle() {
+#ifdef DIAFANO_TILES
+    std::swap(next, last);
+#else
+    copy(last);
+#endif
+}
+
+void Attention::Scores::copy(Block& to) const {
+#ifdef DIAFANO_TILES
+    memcpy(to, next, sizeof(Block));
+#else
+    for (int r = 0; r < ROWS; r++)
+        for (int z = 0; z < 2; z++) _mm512_store_ps(to[r] + z * 16, next.c[r][z]);
+#endif
+}
+
 EXPORTED void diafano_attention(const bf16* q, const bf16* k, const bf16* v, bf16* y, long batch, long heads, long n,
                                   long m, long width, long q_step, long kv_step, float scale) {
     const Attention job{q, k, v, y, batch, heads, n, m, width, q_step, kv_step, scale};
@@ -240,6 +336,7 @@ EXPORTED void diafano_attention(const bf16* q, const bf16* k, const bf16* v, bf1
     Queue packs, tasks;
 #pragma omp parallel num_threads(team())
     {
+        const TileRegisters registers;
         long task;
         while (packs.take(batch * heads, task)) job.pack(task, packed + task * size);
         barrier.wait();

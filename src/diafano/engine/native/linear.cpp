@@ -1,9 +1,14 @@
 // y = x w^T + bias (+ residual), and GEGLU: y = (x v^T + bias_v) * gelu(x g^T + bias_g), v and g being w's halves. Up to
 // three layers that read the same x are one, whose results are beside each other.
 
-#include "common.h"
+#include "tiles.h"
 
 static constexpr int ROWS = 8, WIDE = 32;  // a tile of results: 16 vector registers
+#ifdef DIAFANO_TILES
+static constexpr long ROWS_TOGETHER = BLOCK_ROWS;
+#else
+static constexpr long ROWS_TOGETHER = ROWS;
+#endif
 
 struct Linear {
     const bf16 *x, *w[3], *bias, *residual;
@@ -35,31 +40,69 @@ struct Linear {
             __builtin_prefetch(y + at, 1);
         }
         t.multiply(x + row * k, k, packed, k / 2);
+        const Biases biases(*this, panel);
+        for (int r = 0; r < R; r++) put(row + r, panel, t.c[r][0], t.c[r][1], biases);
+    }
+
+    struct Biases {
+        vec of[2];  // of a panel's two vectors of results
+        inline __attribute__((always_inline)) Biases(const Linear& job, long panel) {
+            for (int z = 0; z < 2; z++) {
+                const long column = job.gate ? job.n / 2 * z + panel * 16 : panel * WIDE + z * 16;
+                const long end = job.gate ? job.n / 2 * (z + 1) : job.n;
+                const bool there = job.bias && column < end;
+                of[z] = there ? load(job.bias + column, first(end - column)) : _mm512_setzero_ps();
+            }
+        }
+    };
+
+    // A row of a panel's products -> results.
+    inline __attribute__((always_inline)) void put(long row, long panel, vec low, vec high, const Biases& biases) const {
         if (gate) {
             const long column = panel * 16, half = n / 2;
-            const __mmask16 mask = first(half - column);
-            const vec bv = bias ? load(bias + column, mask) : _mm512_setzero_ps();
-            const vec bg = bias ? load(bias + half + column, mask) : _mm512_setzero_ps();
-            for (int r = 0; r < R; r++)
-                store(y + (row + r) * half + column,
-                      _mm512_mul_ps(_mm512_add_ps(t.c[r][0], bv), gelu(_mm512_add_ps(t.c[r][1], bg))), mask);
+            const vec value = _mm512_add_ps(low, biases.of[0]), by = gelu(_mm512_add_ps(high, biases.of[1]));
+            store(y + row * half + column, _mm512_mul_ps(value, by), first(half - column));
             return;
         }
         for (int z = 0; z < 2; z++) {
             const long column = panel * WIDE + z * 16;
             if (column >= n) break;
             const __mmask16 mask = first(n - column);
-            const vec b = bias ? load(bias + column, mask) : _mm512_setzero_ps();
-            for (int r = 0; r < R; r++) {
-                vec sum = _mm512_add_ps(t.c[r][z], b);
-                const long at = (row + r) * n + column;
-                if (residual) sum = _mm512_add_ps(sum, load(residual + at, mask));
-                store(y + at, sum, mask);
-            }
+            vec sum = _mm512_add_ps(z ? high : low, biases.of[z]);
+            const long at = row * n + column;
+            if (residual) sum = _mm512_add_ps(sum, load(residual + at, mask));
+            store(y + at, sum, mask);
         }
     }
 
+#ifdef DIAFANO_TILES
+    // As many rows as there are blocks of; the products of one become results beside those of the next. Returns where
+    // it ended.
+    long blocks(long row, long end, long panel, const bf16* packed) const {
+        if (end - row < BLOCK_ROWS || k % (2 * TILE_PAIRS)) return row;
+        alignas(64) float sums[2][BLOCK_ROWS][WIDE];
+        const Biases biases(*this, panel);
+        const long count = (end - row) / BLOCK_ROWS, each = rows_beside(k / 2);
+        auto finish = [&](long block, long first, long last) __attribute__((always_inline)) {
+            for (long r = first; r < last && r < BLOCK_ROWS; r++) {
+                const float* from = sums[block & 1][r];
+                put(row + block * BLOCK_ROWS + r, panel, _mm512_load_ps(from), _mm512_load_ps(from + 16), biases);
+            }
+        };
+        for (long i = 0; i < count; i++)
+            multiply_block(x + (row + i * BLOCK_ROWS) * k, k, packed, k / 2, sums[i & 1][0], WIDE, false,
+                           [&](long portion) __attribute__((always_inline)) {
+                               if (i) finish(i - 1, portion * each, (portion + 1) * each);
+                           });
+        finish(count - 1, 0, BLOCK_ROWS);
+        return row + count * BLOCK_ROWS;
+    }
+#endif
+
     void block(long row, long end, long panel, const bf16* packed) const {
+#ifdef DIAFANO_TILES
+        row = blocks(row, end, panel, packed);
+#endif
         for (; row + ROWS <= end; row += ROWS) tile<ROWS>(row, panel, packed);
         for (; row + 4 <= end; row += 4) tile<4>(row, panel, packed);
         for (; row < end; row++) tile<1>(row, panel, packed);
@@ -77,6 +120,7 @@ static void by_panels(const Linear& job) {
     Queue tasks;
 #pragma omp parallel num_threads(team())
     {
+        const TileRegisters registers;
         static thread_local Scratch scratch;
         bf16* packed = (bf16*)scratch.grow(job.k * WIDE * sizeof(bf16));
         long task;
@@ -92,16 +136,17 @@ static void by_rows(const Linear& job) {
     static thread_local Scratch scratch;
     const long panels = job.panels(), panel_size = job.k * WIDE, m = job.m;
     bf16* packed = (bf16*)scratch.grow(panels * panel_size * sizeof(bf16));
-    long rows = 384 * 1024 / (job.k * (long)sizeof(bf16)) / ROWS * ROWS;  // that stay in the second-level cache
+    long rows = 384 * 1024 / (job.k * (long)sizeof(bf16)) / ROWS_TOGETHER * ROWS_TOGETHER;  // that stay in the second-level cache
     rows = rows < 64 ? 64 : rows > 256 ? 256 : rows;
     const long row_blocks = (m + rows - 1) / rows;
-    rows = ((m + row_blocks - 1) / row_blocks + ROWS - 1) / ROWS * ROWS;  // blocks of one size
+    rows = ((m + row_blocks - 1) / row_blocks + ROWS_TOGETHER - 1) / ROWS_TOGETHER * ROWS_TOGETHER;  // blocks of one size
     long column_blocks = (4 * team() + row_blocks - 1) / row_blocks;
     if (column_blocks > panels) column_blocks = panels;
     Barrier barrier;
     Queue packs, tasks;
 #pragma omp parallel num_threads(team())
     {
+        const TileRegisters registers;
         long task;
         while (packs.take(panels, task)) job.pack(task, packed + task * panel_size);
         barrier.wait();
