@@ -84,6 +84,11 @@ struct ByTiles : Convolution<X, Y> {
             const bf16* from = v + position * count * pairs * 2;
             float* to = m + position * count * WIDE;
             long i = 0;
+#ifdef DIAFANO_TILES
+            if (pairs % TILE_PAIRS == 0)
+                for (; i + BLOCK_ROWS <= count; i += BLOCK_ROWS)
+                    multiply_block(from + i * pairs * 2, pairs * 2, kernels, pairs, to + i * WIDE, WIDE, false);
+#endif
             for (; i + ROWS <= count; i += ROWS) product<ROWS>(from + i * pairs * 2, kernels, to + i * WIDE);
             for (; i < count; i++) product<1>(from + i * pairs * 2, kernels, to + i * WIDE);
         }
@@ -105,9 +110,9 @@ void by_tiles(const Convolution<X, Y>& given) {
     static thread_local Scratch scratch;
     const long threads = team(), panels = (job.out + WIDE - 1) / WIDE, size = job.panel_size(), tiles = job.tiles();
     // The transforms of one task's tiles stay in the second-level cache.
-    long count = (768 * 1024) / (POSITIONS * (job.pairs() * 4 + WIDE * 4)) / ROWS * ROWS;
+    long count = (768 * 1024) / (POSITIONS * (job.pairs() * 4 + WIDE * 4)) / ROWS_TOGETHER * ROWS_TOGETHER;
     count = count < 64 ? 64 : count > 256 ? 256 : count;
-    if (count * threads > tiles) count = (tiles / threads + ROWS - 1) / ROWS * ROWS;
+    if (count * threads > tiles) count = (tiles / threads + ROWS_TOGETHER - 1) / ROWS_TOGETHER * ROWS_TOGETHER;
     if (count < 16) count = 16;
     long at_once = (16 << 20) / (size * (long)sizeof(bf16));  // as many panels as stay in the third-level cache
     at_once = at_once < 1 ? 1 : at_once > panels ? panels : at_once;
@@ -117,6 +122,7 @@ void by_tiles(const Convolution<X, Y>& given) {
     Queue kernels, tasks;
 #pragma omp parallel num_threads(team())
     {
+        const TileRegisters registers;
         static thread_local Scratch own;
         bf16* v = (bf16*)own.grow(POSITIONS * count * (job.pairs() * 2 * sizeof(bf16) + WIDE * sizeof(float)));
         float* m = (float*)(v + POSITIONS * count * job.pairs() * 2);

@@ -95,6 +95,12 @@ struct ByResults : Convolution<X, Y> {
                 fetch_kernels(start, channel + CHANNELS, (block * POSITIONS + p) * steps + r / ROWS,
                               blocks() * POSITIONS * steps);
                 float* to = m + (p * RESULTS + r) * WIDE;
+#ifdef DIAFANO_TILES
+                if (pairs % TILE_PAIRS == 0) {
+                    if (r == 0) multiply_block(u + p * RESULTS * CHANNELS, CHANNELS, v, pairs, to, WIDE, channel > 0);
+                    continue;
+                }
+#endif
                 Tile<ROWS, 2, false> t;
                 for (int i = 0; i < ROWS; i++)
                     for (int z = 0; z < 2; z++)
@@ -138,6 +144,7 @@ void by_results(const Convolution<X, Y>& given) {
     Queue inputs, tasks;
 #pragma omp parallel num_threads(team())
     {
+        const TileRegisters registers;
         static thread_local Scratch own;
         const long kernels = POSITIONS * RESULTS * CHANNELS, sums = POSITIONS * RESULTS * WIDE;
         bf16* u = (bf16*)own.grow(kernels * sizeof(bf16) + blocks * sums * sizeof(float));

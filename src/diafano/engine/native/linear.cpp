@@ -4,11 +4,6 @@
 #include "tiles.h"
 
 static constexpr int ROWS = 8, WIDE = 32;  // a tile of results: 16 vector registers
-#ifdef DIAFANO_TILES
-static constexpr long ROWS_TOGETHER = BLOCK_ROWS;
-#else
-static constexpr long ROWS_TOGETHER = ROWS;
-#endif
 
 struct Linear {
     const bf16 *x, *w[3], *bias, *residual;

@@ -22,6 +22,7 @@
 static constexpr bool EMULATED = DIAFANO_TILES == 2;
 static constexpr long TILE_ROWS = 16, TILE_PAIRS = 16;  // of a register; its rows are 16 pairs of bfloat16 or 16 floats
 static constexpr long BLOCK_ROWS = 32;
+static constexpr long ROWS_TOGETHER = BLOCK_ROWS;  // a task has a multiple of them, where it can
 
 struct TileRegister {
     uint32_t rows[TILE_ROWS][TILE_PAIRS];
@@ -166,6 +167,8 @@ static inline __attribute__((always_inline)) void add_columns(const bf16* a, lon
 }
 
 #else
+
+static constexpr long ROWS_TOGETHER = 8;
 
 struct TileRegisters {
     TileRegisters() {}  // there are none

@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "common.h"
+#include "tiles.h"
 
 static constexpr int POSITIONS = 16;
 static constexpr long FEW_TILES = 256;
