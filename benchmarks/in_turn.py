@@ -2,7 +2,6 @@
 
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -15,13 +14,6 @@ def output_of(command: list[str]) -> str:
     if done.returncode != 0:
         raise SystemExit(f"{command} failed:\n{done.stderr}")
     return done.stdout
-
-
-def seconds(command: list[str]) -> float:
-    """From the start of the process to its end."""
-    before = time.perf_counter()
-    output_of(command)
-    return time.perf_counter() - before
 
 
 def in_turn(
