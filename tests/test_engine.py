@@ -138,10 +138,74 @@ def test_maps_are_joined() -> None:
 @by_each
 def test_convolution_of_every_shape_of_work(by: None) -> None:
     """Few and many tiles, one and several panels of results, more kernels than are transformed at once."""
-    for before, after, size in [(1024, 1056, 4), (512, 1088, 34), (16, 16, 70)]:
+    for before, after, size, twice in [(1024, 1056, 4, False), (512, 1088, 17, True), (16, 16, 70, False)]:
         conv, x = layer(nn.Conv2d(before, after, 3, padding=1, bias=False)), random(1, before, size, size)
         assert isinstance(conv, nn.Conv2d)
-        assert distance(operations.convolution(x, conv), in_float32(conv, x)) < 2 * ROUNDING
+        expected = in_float32(conv, F.interpolate(x, scale_factor=2.0, mode="nearest") if twice else x)
+        assert distance(operations.convolution(x, conv, twice=twice), expected) < 2 * ROUNDING
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("batch", "before", "after", "height", "width"),
+    [(1, 32, 33, 40, 48), (2, 300, 70, 27, 30), (1, 64, 40, 97, 101), (1, 640, 64, 39, 33)],
+    ids=["a vector of channels", "two of them added as integers", "two bands of tiles", "three shares of channels"],
+)
+def test_convolution_by_large_tiles(batch: int, before: int, after: int, height: int, width: int) -> None:
+    conv, x = layer(nn.Conv2d(before, after, 3, padding=1)), F.silu(random(batch, before, height, width))
+    assert isinstance(conv, nn.Conv2d)
+    added, residual = random(batch, after, seed=2), random(batch, after, height, width, seed=3)
+    without_bias = in_float32(conv, x) - conv.bias.float()[:, None, None]
+    exact = operations.convolution(x, conv, dtype=torch.float32)
+    if library.multiplies_by() == library.Tiles.NONE:  # otherwise these are the small tiles, whose error is 0.0037
+        assert distance(exact - conv.bias.float()[:, None, None], without_bias) < 0.003
+    assert distance(operations.convolution(x.float(), conv, dtype=torch.float32), exact) == 0.0
+    assert distance(operations.convolution(x, conv), exact) < ROUNDING
+    with_all = operations.convolution(x, conv, added, residual, dtype=torch.float32)
+    assert distance(with_all, exact + added[:, :, None, None] + residual) < 1e-6
+
+
+@needs_engine
+def test_no_sum_of_a_convolution_overflows() -> None:
+    """Inputs and kernels that make one of a large tile's products as long as it can be, in all channels or in one."""
+    a, b = 0.625, 1.5
+    inputs = torch.tensor(
+        [
+            [a * a * b * b, 0, -a * a - b * b, 0, 1, 0],
+            *([0, -own * other**2, -(other**2), own, 1, 0] for own, other in ((a, b), (-a, b), (b, a), (-b, a))),
+            [0, a * a * b * b, 0, -a * a - b * b, 0, 1],
+        ]
+    )
+    kernels = torch.tensor([[1, 0, 0], *([1, point, point**2] for point in (a, -a, b, -b)), [0, 0, 1]])
+    x = torch.zeros(36, 256, 12, 12)
+    x[:, :, 3:9, 3:9] = torch.einsum("pi,qj->pqij", inputs, inputs).flatten(0, 1)[:, None]
+    conv = layer(nn.Conv2d(256, 36, 3, padding=1, bias=False))
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight.copy_(torch.einsum("pi,qj->pqij", kernels, kernels).flatten(0, 1)[:, None])
+    alone = torch.cat([x[:, :1], torch.zeros_like(x[:, 1:])], dim=1)
+    for values in x, -x, alone:
+        found = operations.convolution(values.to(memory_format=torch.channels_last), conv, dtype=torch.float32)
+        assert distance(found, in_float32(conv, values)) < 2 * ROUNDING
+
+
+@needs_engine
+def test_values_of_every_size_pass_a_convolution() -> None:
+    """Nothing at all, values far from one, and what is not a number, each beside ordinary values."""
+    conv, x = layer(nn.Conv2d(64, 32, 3, padding=1, bias=False)), random(4, 64, 32, 32)
+    assert isinstance(conv, nn.Conv2d)
+    x[1], x[2, :, :16] = 0, 2.0**40 * x[2, :, :16]
+    x[3, 5, 20, 20] = torch.nan
+    conv.weight[3] *= 2.0**-30
+    conv.weight[4] = 0
+    found, expected = operations.convolution(x, conv, dtype=torch.float32), in_float32(conv, x)
+    for channel in 0, 3:
+        assert distance(found[0, channel], expected[0, channel]) < 2 * ROUNDING
+        assert distance(found[2, channel, 20:], expected[2, channel, 20:]) < 2 * ROUNDING
+        assert distance(found[2, channel, :12], expected[2, channel, :12]) < 2 * ROUNDING
+    assert not found[1].any() and not found[[0, 2]][:, 4].any()
+    assert found[3].isnan()[expected[3].isnan()].all() and not found[:3].isnan().any()
+    conv.weight[5, 6, 1, 1] = torch.inf
+    assert not operations.convolution(x, conv)[0, 5].isfinite().any()
 
 
 @needs_engine

@@ -26,9 +26,9 @@ def test_there_need_be_no_library(environment: dict[str, str], monkeypatch: pyte
     assert library.library.__wrapped__() is None
 
 
-@pytest.mark.parametrize("lacks", ["avx512_bf16", "avx512_vbmi", "avx512_f"])
+@pytest.mark.parametrize("lacks", ["avx512_bf16", "avx512_vbmi", "avx512_vnni", "avx512_f"])
 def test_other_processors_are_left_to_torch(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi")
+    names = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi", "avx512_vnni")
     every = dict.fromkeys(names, True)
     monkeypatch.setattr(library, "platform", SimpleNamespace(system=lambda: "Linux", machine=lambda: "x86_64"))
     for capabilities, fits in [(every, True), (every | {lacks: False}, False)]:

@@ -146,13 +146,26 @@ void by_tiles(const Convolution<X, Y>& given) {
     }
 }
 
+// Whether larger tiles take fewer products, the empty ones that fill up their panels included. AMX makes several times
+// as many of bfloat16, and has none of 16-bit integers.
+template <class X, class Y>
+bool large_tiles_pay(const Convolution<X, Y>& job) {
+#ifdef DIAFANO_TILES
+    return false;
+#endif
+    const long large = (job.tiles(4) + 31) / 32 * 32 * ((job.in + 31) / 32 * 32), small = job.tiles() * job.in;
+    return !job.up && 36 * large <= 16 * small;
+}
+
 EXPORTED void diafano_convolution(const void* x, const bf16* w, const float* bias, long bias_step, const bf16* residual,
                                   void* y, long batch, long height, long width, long in, long out, int up,
                                   int float_in, int float_out) {
     auto with = [&](auto* from, auto* to) {
         const Convolution<std::remove_pointer_t<decltype(from)>, std::remove_pointer_t<decltype(to)>> job{
             from, w, bias, bias_step, residual, to, batch, height, width, in, out, up};
-        if (job.tiles() <= FEW_TILES)
+        if (large_tiles_pay(job))
+            by_large_tiles(job);
+        else if (job.tiles() <= FEW_TILES)
             by_results(job);
         else
             by_tiles(job);

@@ -24,9 +24,10 @@ struct Convolution {
     long batch, height, width, in, out;
     int up;  // 1: x is repeated to twice its height and width
 
-    long tiles_y() const { return (height + 1) / 2; }
-    long tiles_x() const { return (width + 1) / 2; }
-    long tiles() const { return batch * tiles_y() * tiles_x(); }
+    // A tile has `side` x `side` results.
+    long tiles_y(long side = 2) const { return (height + side - 1) / side; }
+    long tiles_x(long side = 2) const { return (width + side - 1) / side; }
+    long tiles(long side = 2) const { return batch * tiles_y(side) * tiles_x(side); }
     long pairs() const { return (in + 1) / 2; }
 
     // Where x is repeated, the middle rows of each tile are alike, and so are its middle columns: their difference is 0.
@@ -36,21 +37,21 @@ struct Convolution {
     struct Place {
         long image, top, left;
     };
-    Place place(long tile) const {
-        const long each = tiles_y() * tiles_x(), rest = tile % each;
-        return {tile / each, rest / tiles_x() * 2, rest % tiles_x() * 2};
+    Place place(long tile, long side = 2) const {
+        const long each = tiles_y(side) * tiles_x(side), rest = tile % each;
+        return {tile / each, rest / tiles_x(side) * side, rest % tiles_x(side) * side};
     }
 
-    // The 4x4 inputs of a tile; null outside of the map.
-    void inputs(long tile, const X* at[POSITIONS]) const {
-        const Place from = place(tile);
-        for (int r = 0; r < 4; r++)
-            for (int c = 0; c < 4; c++) {
+    // The inputs of a tile, row by row, one more on each side than results; `outside` where the map has ended.
+    void inputs(long tile, const X** at, long side = 2, const X* outside = nullptr) const {
+        const Place from = place(tile, side);
+        for (long r = 0; r < side + 2; r++)
+            for (long c = 0; c < side + 2; c++) {
                 const long yy = from.top - 1 + r, xx = from.left - 1 + c;
                 const bool inside = yy >= 0 && yy < height && xx >= 0 && xx < width;
-                at[4 * r + c] =
+                at[(side + 2) * r + c] =
                     inside ? x + ((from.image * (height >> up) + (yy >> up)) * (width >> up) + (xx >> up)) * in
-                           : nullptr;
+                           : outside;
             }
     }
 
@@ -128,8 +129,10 @@ struct Convolution {
     }
 };
 
-// The two ways through a convolution: many tiles of few channels, and few tiles of many channels.
+// The ways through a convolution: many tiles of few channels, few tiles of many channels, and larger tiles.
 template <class X, class Y>
 void by_tiles(const Convolution<X, Y>& job);
 template <class X, class Y>
 void by_results(const Convolution<X, Y>& job);
+template <class X, class Y>
+void by_large_tiles(const Convolution<X, Y>& job);
