@@ -66,14 +66,14 @@ static inline __attribute__((always_inline)) void transform_six(const vec d[SIDE
     out[4 * step] = _mm512_fnmadd_ps(all(B), odd_b, even_b);
 }
 
-static inline __attribute__((always_inline)) void transform_three(const vec g[3], vec* out) {
+static inline __attribute__((always_inline)) void transform_three(const vec g[3], vec* out, long step) {
     out[0] = g[0];
     const vec even_a = _mm512_fmadd_ps(all(A2), g[2], g[0]), even_b = _mm512_fmadd_ps(all(B2), g[2], g[0]);
-    out[1] = _mm512_fmadd_ps(all(A), g[1], even_a);
-    out[2] = _mm512_fnmadd_ps(all(A), g[1], even_a);
-    out[3] = _mm512_fmadd_ps(all(B), g[1], even_b);
-    out[4] = _mm512_fnmadd_ps(all(B), g[1], even_b);
-    out[5] = g[2];
+    out[step] = _mm512_fmadd_ps(all(A), g[1], even_a);
+    out[2 * step] = _mm512_fnmadd_ps(all(A), g[1], even_a);
+    out[3 * step] = _mm512_fmadd_ps(all(B), g[1], even_b);
+    out[4 * step] = _mm512_fnmadd_ps(all(B), g[1], even_b);
+    out[5 * step] = g[2];
 }
 
 // Six sums of products -> four results.
@@ -96,18 +96,19 @@ static inline __m512i fixed_point(vec lower, vec upper, float factor) {
                               _mm512_cvtps_epi32(_mm512_mul_ps(upper, all(factor))));
 }
 
-// The scale of a vector, and what undoes it. `add(c, mask)` gives the squares' sums of 16 channels.
+// The scale of a vector, and what undoes it. squares(c) gives sums of squares of channels c to c + step, in 16 lanes.
 struct Scale {
     float factor = 0, inverse = 0;
 
     template <class F>
-    static inline __attribute__((always_inline)) Scale of(long channels, long chunk, float longest, F squares) {
+    static inline __attribute__((always_inline)) Scale of(long channels, long chunk, long step, float longest,
+                                                              F squares) {
         vec largest = all(0), total = all(0);
         float most = 0;
         for (long begin = 0; begin < channels; begin += chunk) {
             vec sum = all(0);
-            for (long c = begin; c < begin + chunk && c < channels; c += 16) {
-                const vec here = squares(c, first(channels - c));
+            for (long c = begin; c < begin + chunk && c < channels; c += step) {
+                const vec here = squares(c);
                 sum = _mm512_add_ps(sum, here);
                 largest = _mm512_max_ps(largest, here);
             }
@@ -155,7 +156,8 @@ struct ByLargeTiles : Convolution<X, Y> {
             inverse[i] = 0;
             if (i >= there) continue;
             this->inputs(start + i, at[i], 4, zeros);
-            const Scale scale = Scale::of(in, chunk, LONGEST_INPUT, [&](long c, __mmask16 mask) {
+            const Scale scale = Scale::of(in, chunk, 16, LONGEST_INPUT, [&](long c) {
+                const __mmask16 mask = first(in - c);
                 vec sum[4] = {all(0), all(0), all(0), all(0)};
 #pragma GCC unroll 9
                 for (int p = 0; p < PRODUCTS; p += 4)
@@ -173,18 +175,21 @@ struct ByLargeTiles : Convolution<X, Y> {
             for (int p = 0; p < PRODUCTS; p++) spread[p][i] = _mm512_setzero_si512();
         for (long c = 0; c < in; c += 32) {
             for (long i = 0; i < there; i++) {
-                vec v[2][PRODUCTS];
+                vec t[2][PRODUCTS];
                 for (int part = 0; part < 2; part++) {
                     const __mmask16 mask = in - c > part * 16 ? first(in - c - part * 16) : (__mmask16)0;
-                    vec t[PRODUCTS];
                     for (int k = 0; k < SIDE; k++) {
                         vec d[SIDE];
                         for (int r = 0; r < SIDE; r++) d[r] = load(at[i][SIDE * r + k] + c + part * 16, mask);
-                        transform_six(d, t + k, SIDE);
+                        transform_six(d, t[part] + k, SIDE);
                     }
-                    for (int r = 0; r < SIDE; r++) transform_six(t + SIDE * r, v[part] + SIDE * r, 1);
                 }
-                for (int p = 0; p < PRODUCTS; p++) spread[p][i] = fixed_point(v[0][p], v[1][p], by[i][p]);
+                for (int r = 0; r < SIDE; r++) {
+                    vec v[2][SIDE];
+                    for (int part = 0; part < 2; part++) transform_six(t[part] + SIDE * r, v[part], 1);
+                    for (int k = 0; k < SIDE; k++)
+                        spread[SIDE * r + k][i] = fixed_point(v[0][k], v[1][k], by[i][SIDE * r + k]);
+                }
             }
             const long begin = c / chunk;
             for (int p = 0; p < PRODUCTS; p++) {
@@ -199,13 +204,15 @@ struct ByLargeTiles : Convolution<X, Y> {
 
     Scale kernel_scale(long o) const {
         const bf16* from = this->w + o * 9 * this->in;
-        return Scale::of(this->in, chunk, LONGEST_KERNEL, [&](long c, __mmask16 mask) {
-            vec sum = all(0);
-            for (int k = 0; k < 9; k++) {
-                const vec g = load(from + k * this->in + c, mask);
-                sum = _mm512_fmadd_ps(g, g, sum);
+        return Scale::of(this->in, chunk, 32, LONGEST_KERNEL, [&](long c) {
+            const long left = this->in - c;
+            const __mmask32 mask = left >= 32 ? 0xffffffffu : (1u << left) - 1;
+            vec sum[3] = {all(0), all(0), all(0)};
+            for (int k = 0; k < 9; k++) {  // two channels a lane: what is largest is not less for that
+                const __m512bh g = (__m512bh)_mm512_maskz_loadu_epi16(mask, from + k * this->in + c);
+                sum[k % 3] = _mm512_dpbf16_ps(sum[k % 3], g, g);
             }
-            return sum;
+            return _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), sum[2]);
         });
     }
 
@@ -217,22 +224,22 @@ struct ByLargeTiles : Convolution<X, Y> {
             for (int p = 0; p < PRODUCTS; p++) by[p] = factors.kernel[p] * scales[i].factor;
             for (long c = begin; c < begin + wide; c += 32) {
                 const bf16* from = this->w + (start + i) * 9 * in + c;
-                vec v[2][PRODUCTS];
+                vec columns[2][SIDE][3];
                 for (int part = 0; part < 2; part++) {
                     const __mmask16 mask = in - c > part * 16 ? first(in - c - part * 16) : (__mmask16)0;
-                    vec columns[3][SIDE];
                     for (int x = 0; x < 3; x++) {
                         vec g[3];
                         for (int y = 0; y < 3; y++) g[y] = load(from + (3 * y + x) * in + part * 16, mask);
-                        transform_three(g, columns[x]);
-                    }
-                    for (int r = 0; r < SIDE; r++) {
-                        const vec g[3] = {columns[0][r], columns[1][r], columns[2][r]};
-                        transform_three(g, v[part] + SIDE * r);
+                        transform_three(g, columns[part][0] + x, 3);
                     }
                 }
-                for (int p = 0; p < PRODUCTS; p++)
-                    _mm512_storeu_si512(u + p * slab + i * wide + c - begin, fixed_point(v[0][p], v[1][p], by[p]));
+                for (int r = 0; r < SIDE; r++) {
+                    vec v[2][SIDE];
+                    for (int part = 0; part < 2; part++) transform_three(columns[part][r], v[part], 1);
+                    for (int k = 0; k < SIDE; k++)
+                        _mm512_storeu_si512(u + (SIDE * r + k) * slab + i * wide + c - begin,
+                                            fixed_point(v[0][k], v[1][k], by[SIDE * r + k]));
+                }
             }
         }
     }
@@ -272,15 +279,24 @@ struct ByLargeTiles : Convolution<X, Y> {
         }
     }
 
-    // Where 16 channels of a tile's results will be put, and what is added to them.
-    void fetch(const Place& place, long channel) const {
-        for (long r = 0; r < 4 && place.top + r < this->height; r++)
-            for (long c = 0; c < 4 && place.left + c < this->width; c++) {
-                const long at =
-                    ((place.image * this->height + place.top + r) * this->width + place.left + c) * this->out + channel;
-                __builtin_prefetch(this->y + at, 1);
-                if (this->residual) __builtin_prefetch(this->residual + at);
-            }
+    // A tile's results, as far as they are inside of the map.
+    struct Inside {
+        const float* bias;
+        long at, rows, columns;
+    };
+    Inside inside(long tile) const {
+        const Place place = this->place(tile, 4);
+        const long rows = this->height - place.top, columns = this->width - place.left;
+        return {this->bias ? this->bias + place.image * this->bias_step : nullptr,
+                ((place.image * this->height + place.top) * this->width + place.left) * this->out,
+                rows < 4 ? rows : 4, columns < 4 ? columns : 4};
+    }
+
+    // Calls it with a result's number in its tile and with where its channels begin.
+    template <class F>
+    inline __attribute__((always_inline)) void each(const Inside& tile, F call) const {
+        for (long r = 0; r < tile.rows; r++)
+            for (long c = 0; c < tile.columns; c++) call(4 * r + c, tile.at + (r * this->width + c) * this->out);
     }
 
     // 32 results of up to 32 tiles, from m[product][32 results][32 tiles], SUMS apart.
@@ -289,29 +305,42 @@ struct ByLargeTiles : Convolution<X, Y> {
         for (long half = 0; half < WIDE && tile + half < tiles; half += 16) {
             const long there = tiles - tile - half < 16 ? tiles - tile - half : 16;
             const vec undo = _mm512_loadu_ps(inverse + half);
-            Place places[16];
-            for (long i = 0; i < there; i++) places[i] = this->place(tile + half + i, 4);
-            for (long o = 0; o < RESULTS && channel + o < this->out; o += 16) {
-                for (int i = 0; i < 16 && channel + o + i < this->out; i++) {
-                    if (i < there) fetch(places[i], channel + o);
-                    const float* from = m + (o + i) * WIDE + half;
+            Inside to[16];
+            for (long i = 0; i < there; i++) to[i] = inside(tile + half + i);
+            for (long o = channel; o < channel + RESULTS && o < this->out; o += 16) {
+                const float* from = m + (o - channel) * WIDE + half;
+                for (int i = 0; i < 16 && o + i < this->out; i++, from += WIDE) {
                     vec t[4][SIDE];
                     for (int c = 0; c < SIDE; c++) {
                         vec column[SIDE], y[4];
-                        for (int r = 0; r < SIDE; r++) column[r] = _mm512_load_ps(from + (SIDE * r + c) * SUMS);
+                        for (int r = 0; r < SIDE; r++) {
+                            column[r] = _mm512_load_ps(from + (SIDE * r + c) * SUMS);
+                            _mm_prefetch((const char*)(from + (SIDE * r + c) * SUMS + 2 * WIDE), _MM_HINT_T0);
+                        }
                         transform_sums(column, y);
                         for (int r = 0; r < 4; r++) t[r][c] = y[r];
                     }
-                    const vec scale = _mm512_mul_ps(undo, all(scales[o + i].inverse));
+                    const vec scale = _mm512_mul_ps(undo, all(scales[o + i - channel].inverse));
                     for (int r = 0; r < 4; r++) {
                         vec y[4];
                         transform_sums(t[r], y);
                         for (int c = 0; c < 4; c++) made[4 * r + c][i] = (__m512i)_mm512_mul_ps(y[c], scale);
                     }
+                    if (i < there)  // fetched while the others are transformed
+                        each(to[i], [&](long, long at) {
+                            __builtin_prefetch(this->y + at + o, 1, 2);  // to the second-level cache:
+                            if (this->residual) __builtin_prefetch(this->residual + at + o, 0, 2);  // it is much
+                        });
                 }
-                for (int p = 0; p < 16; p++) {
-                    transpose(made[p]);
-                    for (long i = 0; i < there; i++) this->put(places[i], p / 4, p % 4, channel + o, (vec)made[p][i]);
+                for (int p = 0; p < 16; p++) transpose(made[p]);
+                const __mmask16 mask = first(this->out - o);
+                for (long i = 0; i < there; i++) {
+                    const vec bias = to[i].bias ? load(to[i].bias + o, mask) : all(0);
+                    each(to[i], [&](long p, long at) {
+                        vec sum = _mm512_add_ps((vec)made[p][i], bias);
+                        if (this->residual) sum = _mm512_add_ps(sum, load(this->residual + at + o, mask));
+                        store(this->y + at + o, sum, mask);
+                    });
                 }
             }
         }
@@ -361,10 +390,11 @@ void by_large_tiles(const Convolution<X, Y>& given) {
                     const int16_t* inputs_at = v + from * size + c / chunk * PRODUCTS * job.slab;
                     for (int p = 0; p < PRODUCTS; p++)
                         for (long b = 0; b < to - from; b++) {
-                            const long q = b + 1 < to - from ? p : p + 1, d = b + 1 < to - from ? b + 1 : 0;
+                            const bool last = b + 1 == to - from;
+                            const long next_b = last ? 0 : b + 1, next_p = last ? p + 1 : p;
                             job.products(u + p * job.slab, inputs_at + b * size + p * job.slab, wide, c > 0,
-                                         m + b * sums + p * SUMS, inputs_at + d * size + q * job.slab,
-                                         m + d * sums + q * SUMS);
+                                         m + b * sums + p * SUMS, inputs_at + next_b * size + next_p * job.slab,
+                                         m + next_b * sums + next_p * SUMS);
                         }
                 }
                 for (long b = from; b < to; b++)
