@@ -24,64 +24,71 @@ struct Linear {
         }
     }
 
-    template <int R>
-    inline __attribute__((always_inline)) void tile(long row, long panel, const bf16* packed) const {
+    // What the results of a panel have in common.
+    struct Panel {
+        long columns, column;  // of a row of y, and where the panel begins
+        __mmask16 masks[2];    // which of two vectors' columns are there
+        vec biases[2];         // with gating: of the values and of what they are multiplied by
+    };
+    template <bool GATE>
+    Panel panel_at(long panel) const {
+        Panel of;
+        of.columns = GATE ? n / 2 : n;
+        of.column = panel * (GATE ? 16 : WIDE);
+        for (int z = 0; z < 2; z++) {
+            const long column = of.column + (GATE ? 0 : z * 16), left = of.columns - column;
+            of.masks[z] = left > 0 ? first(left) : (__mmask16)0;
+            of.biases[z] = bias ? load(bias + column + (GATE ? n / 2 * z : 0), of.masks[z]) : _mm512_setzero_ps();
+        }
+        return of;
+    }
+
+    // A row of a panel's products -> results.
+    template <bool GATE>
+    inline __attribute__((always_inline)) void put(long row, const Panel& of, vec low, vec high) const {
+        const long at = row * of.columns + of.column;
+        low = _mm512_add_ps(low, of.biases[0]);
+        high = _mm512_add_ps(high, of.biases[1]);
+        if (GATE) {
+            store(y + at, _mm512_mul_ps(low, gelu(high)), of.masks[0]);
+            return;
+        }
+        if (residual) {
+            low = _mm512_add_ps(low, load(residual + at, of.masks[0]));
+            high = _mm512_add_ps(high, load(residual + at + 16, of.masks[1]));
+        }
+        store(y + at, low, of.masks[0]);
+        store(y + at + 16, high, of.masks[1]);
+    }
+
+    template <int R, bool GATE>
+    inline __attribute__((always_inline)) void tile(long row, const Panel& of, const bf16* packed) const {
         Tile<R, 2, false> t;
         t.clear();
         // Fetched while the products are made, or the tile would wait for memory at its end.
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            const long at = gate ? (row + r) * (n / 2) + panel * 16 : (row + r) * n + panel * WIDE;
+            const long at = (row + r) * of.columns + of.column;
             if (residual) __builtin_prefetch(residual + at);
             __builtin_prefetch(y + at, 1);
         }
         t.multiply(x + row * k, k, packed, k / 2);
-        const Biases biases(*this, panel);
-        for (int r = 0; r < R; r++) put(row + r, panel, t.c[r][0], t.c[r][1], biases);
-    }
-
-    struct Biases {
-        vec of[2];  // of a panel's two vectors of results
-        inline __attribute__((always_inline)) Biases(const Linear& job, long panel) {
-            for (int z = 0; z < 2; z++) {
-                const long column = job.gate ? job.n / 2 * z + panel * 16 : panel * WIDE + z * 16;
-                const long end = job.gate ? job.n / 2 * (z + 1) : job.n;
-                const bool there = job.bias && column < end;
-                of[z] = there ? load(job.bias + column, first(end - column)) : _mm512_setzero_ps();
-            }
-        }
-    };
-
-    // A row of a panel's products -> results.
-    inline __attribute__((always_inline)) void put(long row, long panel, vec low, vec high, const Biases& biases) const {
-        if (gate) {
-            const long column = panel * 16, half = n / 2;
-            const vec value = _mm512_add_ps(low, biases.of[0]), by = gelu(_mm512_add_ps(high, biases.of[1]));
-            store(y + row * half + column, _mm512_mul_ps(value, by), first(half - column));
-            return;
-        }
-        for (int z = 0; z < 2; z++) {
-            const long column = panel * WIDE + z * 16;
-            if (column >= n) break;
-            const __mmask16 mask = first(n - column);
-            vec sum = _mm512_add_ps(z ? high : low, biases.of[z]);
-            const long at = row * n + column;
-            if (residual) sum = _mm512_add_ps(sum, load(residual + at, mask));
-            store(y + at, sum, mask);
-        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) put<GATE>(row + r, of, t.c[r][0], t.c[r][1]);
     }
 
 #ifdef DIAFANO_TILES
     // As many rows as there are blocks of; the products of one become results beside those of the next. Returns where
     // it ended.
-    long blocks(long row, long end, long panel, const bf16* packed) const {
+    template <bool GATE>
+    long blocks(long row, long end, const Panel& of, const bf16* packed) const {
         if (end - row < BLOCK_ROWS || k % (2 * TILE_PAIRS)) return row;
         alignas(64) float sums[2][BLOCK_ROWS][WIDE];
-        const Biases biases(*this, panel);
         const long count = (end - row) / BLOCK_ROWS, each = rows_beside(k / 2);
         auto finish = [&](long block, long first, long last) __attribute__((always_inline)) {
             for (long r = first; r < last && r < BLOCK_ROWS; r++) {
                 const float* from = sums[block & 1][r];
-                put(row + block * BLOCK_ROWS + r, panel, _mm512_load_ps(from), _mm512_load_ps(from + 16), biases);
+                put<GATE>(row + block * BLOCK_ROWS + r, of, _mm512_load_ps(from), _mm512_load_ps(from + 16));
             }
         };
         for (long i = 0; i < count; i++)
@@ -94,13 +101,18 @@ struct Linear {
     }
 #endif
 
+    template <bool GATE>
     void block(long row, long end, long panel, const bf16* packed) const {
+        const Panel of = panel_at<GATE>(panel);
 #ifdef DIAFANO_TILES
-        row = blocks(row, end, panel, packed);
+        row = blocks<GATE>(row, end, of, packed);
 #endif
-        for (; row + ROWS <= end; row += ROWS) tile<ROWS>(row, panel, packed);
-        for (; row + 4 <= end; row += 4) tile<4>(row, panel, packed);
-        for (; row < end; row++) tile<1>(row, panel, packed);
+        for (; row + ROWS <= end; row += ROWS) tile<ROWS, GATE>(row, of, packed);
+        for (; row + 4 <= end; row += 4) tile<4, GATE>(row, of, packed);
+        for (; row < end; row++) tile<1, GATE>(row, of, packed);
+    }
+    void block(long row, long end, long panel, const bf16* packed) const {
+        gate ? block<true>(row, end, panel, packed) : block<false>(row, end, panel, packed);
     }
 };
 
