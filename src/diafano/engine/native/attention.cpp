@@ -28,6 +28,7 @@ static constexpr float STEPS = 128, ZERO = 127 * STEPS;
 static constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23
 // How far above its shift an exponential may be, in powers of two: far from where bfloat16, or a sum, ends.
 static constexpr float HEADROOM = 60;
+static constexpr float LOWEST = -1e30f;  // the shift of a query of which no score is known
 
 static const struct Tables {
     alignas(64) uint8_t mantissas[128];
@@ -160,14 +161,16 @@ struct Attention {
 
     // Shifts rise to the maxima of these scores where they are below, and what was added up falls.
     void raise(const Block& scores, __mmask32 there, Running& of) const {
-        const vec lowest = _mm512_set1_ps(-1e30f);
+        const vec lowest = _mm512_set1_ps(LOWEST);
         for (int r = 0; r < ROWS; r++) {
             const vec most = _mm512_max_ps(_mm512_mask_load_ps(lowest, (__mmask16)there, scores[r]),
                                            _mm512_mask_load_ps(lowest, (__mmask16)(there >> 16), scores[r] + 16));
-            const float reached = std::round(_mm512_reduce_max_ps(most) * scale * LOG2_E * STEPS) / STEPS;
+            const float reached = std::nearbyint(_mm512_reduce_max_ps(most) * scale * LOG2_E * STEPS) / STEPS;
             if (!(reached > of.shifts[r])) continue;
-            const float factor = std::exp2(of.shifts[r] - reached);
+            const float before = of.shifts[r];
             of.shifts[r] = reached;
+            if (before == LOWEST) continue;  // nothing was added up yet
+            const float factor = std::exp2(before - reached);
             of.totals[r] *= factor;
             for (long i = 0; i < of.step; i++) of.sums[r * of.step + i] *= factor;
         }
@@ -241,7 +244,7 @@ struct Attention {
         bf16* queries = (bf16*)(sums + QUERIES * step);
         memset(sums, 0, QUERIES * step * sizeof(float));
         for (long r = 0; r < QUERIES; r++) {
-            shifts[r] = -1e30f;
+            shifts[r] = LOWEST;
             totals[r] = 0;
             const long there = r < rows ? width : 0;
             memcpy(queries + r * depth, q + (b * n + start + r) * q_step + offset, there * sizeof(bf16));
