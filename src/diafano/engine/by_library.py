@@ -130,7 +130,7 @@ def joined(x: Tensor, other: Tensor) -> Tensor:
 
 def time_projection(layer: nn.Linear, time: Tensor) -> Tensor:
     """The embedded timestep as a residual block adds it: (b, time width) -> (b, channels)."""
-    return F.linear(F.silu(time), layer.weight, layer.bias)
+    return linear(F.silu(time), layer)
 
 
 def _call(name: str, *arguments: Any) -> None:
