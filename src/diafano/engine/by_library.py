@@ -4,7 +4,6 @@ import ctypes
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diafano.engine.library import library
@@ -126,11 +125,6 @@ def joined(x: Tensor, other: Tensor) -> Tensor:
     y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
     _call("join", x, other, y, batch * height * width, channels, other.shape[1])
     return y
-
-
-def time_projection(layer: nn.Linear, time: Tensor) -> Tensor:
-    """The embedded timestep as a residual block adds it: (b, time width) -> (b, channels)."""
-    return linear(F.silu(time), layer)
 
 
 def _call(name: str, *arguments: Any) -> None:

@@ -5,9 +5,10 @@ library's.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diafano.engine.by_library import fits, group_norm, joined, layer_norm, time_projection
+from diafano.engine.by_library import fits, group_norm, joined, layer_norm
 from diafano.engine.faster import faster
 
 __all__ = [
@@ -64,3 +65,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Multi-head attention of tokens: (b, n, width), (b, m, width) twice -> (b, n, width)."""
     made: Tensor = faster("attention").attention(query, key, value, heads)
     return made
+
+
+def time_projection(layer: nn.Linear, time: Tensor) -> Tensor:
+    """The embedded timestep as a residual block adds it: (b, time width) -> (b, channels)."""
+    return linear(F.silu(time), layer)
