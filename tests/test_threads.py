@@ -38,6 +38,13 @@ def test_threads_of_an_idle_machine_look_for_work_first(
     assert threads.os.environ.get("GOMP_SPINCOUNT") == turns
 
 
+def test_what_computes_for_a_moment_only_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [3, 2, 1]
+    monkeypatch.setattr(threads, "_running", lambda: seen.pop(0))
+    assert not threads.others_compute()
+    assert not seen
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp")
 def test_openmp_takes_the_number_of_turns() -> None:
     result = subprocess.run(
