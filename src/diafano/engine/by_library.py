@@ -1,4 +1,7 @@
-"""The operations by the library: bfloat16 on the CPU, maps channels_last, tokens (batch, count, width) dense."""
+"""The operations by the library; `operations` says what they are.
+
+bfloat16 on the CPU, maps channels_last, tokens (batch, count, width) dense.
+"""
 
 import ctypes
 from typing import Any
@@ -19,17 +22,17 @@ def fits(*tensors: Tensor) -> bool:
 
 
 def linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None = None) -> Tensor:
-    """x w^T + bias + residual: (..., in) -> (..., out). A 1x1 convolution is a linear layer of its positions."""
+    """`operations.linear`."""
     return _linear(x, layer, residual, gate=False)
 
 
 def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
-    """The first half of the layer's results times the GELU of the second: (..., in) -> (..., out / 2)."""
+    """`operations.geglu`."""
     return _linear(x, layer, None, gate=True)
 
 
 def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """The results of up to three layers of one width that read the same: (..., in) -> (..., out) for each."""
+    """`operations.linears`."""
     columns = layers[0].weight.shape[0]
     if len({layer.weight.shape for layer in layers}) > 1 or columns % 16 or layers[0].bias is not None:
         return tuple(linear(x, layer) for layer in layers)
@@ -61,11 +64,7 @@ def convolution(
     twice: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """3x3 convolution with its bias: (b, in, h, w) -> (b, out, h, w), in bfloat16 or float32, as is x.
-
-    `added` (b, out) is added at all positions, `residual` (b, out, h, w) at each. With `twice`, x is repeated to twice
-    its height and width first.
-    """
+    """`operations.convolution`."""
     x = _channels_last(x)
     batch, channels, height, width = x.shape
     if twice:
@@ -85,7 +84,7 @@ def convolution(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of tokens: (b, n, width), (b, m, width) twice -> (b, n, width)."""
+    """`operations.attention`."""
     batch, count, width = query.shape
     query, key, value = _rows(query), _rows(key), _rows(value)
     if key.stride(1) != value.stride(1):

@@ -54,24 +54,27 @@ def shares() -> Shares:
 
 @torch.inference_mode()
 def measured() -> Shares:
-    """Medians of runs in turn."""
-    tokens, text = torch.ones(2, 4096, 320, dtype=torch.bfloat16), torch.ones(2, 1024, 640, dtype=torch.bfloat16)
-    out, wide = nn.Linear(320, 320).bfloat16(), nn.Linear(640, 5120).bfloat16()
-    maps = torch.ones(2, 320, 64, 64).to(memory_format=torch.channels_last)
-    coarse = torch.ones(2, 1280, 16, 16).to(memory_format=torch.channels_last)
-    conv, deep = nn.Conv2d(320, 320, 3, padding=1).bfloat16(), nn.Conv2d(1280, 640, 3, padding=1).bfloat16()
-    lay_out(conv, deep)
+    """Medians of runs in turn, on maps of 64x64 and 16x16 and tokens of 64x64 and 32x32, two pictures at once."""
+    fine, coarse = torch.ones(2, 64 * 64, 320, dtype=torch.bfloat16), torch.ones(2, 32 * 32, 640, dtype=torch.bfloat16)
+    maps, deep_maps = (
+        torch.ones(2, channels, size, size).to(memory_format=torch.channels_last)
+        for channels, size in ((320, 64), (1280, 16))
+    )
+    with torch.random.fork_rng(devices=()):  # layers draw their weights, and the caller's numbers are not to change
+        out, gated = nn.Linear(320, 320).bfloat16(), nn.Linear(640, 5120).bfloat16()
+        conv, deep_conv = nn.Conv2d(320, 320, 3, padding=1).bfloat16(), nn.Conv2d(1280, 640, 3, padding=1).bfloat16()
+    lay_out(conv, deep_conv)
 
     def linear(by: ModuleType) -> None:
-        by.linear(tokens, out, tokens)
-        by.geglu(text, wide)
+        by.linear(fine, out, fine)
+        by.geglu(coarse, gated)
 
     def convolution(by: ModuleType) -> None:
         by.convolution(maps, conv, dtype=torch.float32)
-        by.convolution(coarse, deep)
+        by.convolution(deep_maps, deep_conv)
 
     def attention(by: ModuleType) -> None:
-        by.attention(tokens, tokens, tokens, 8)
+        by.attention(fine, fine, fine, 8)
 
     return Shares(linear=_share(linear), convolution=_share(convolution), attention=_share(attention))
 

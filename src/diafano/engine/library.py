@@ -20,7 +20,8 @@ import torch
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
-FEATURES = [*(f"-mavx512{name}" for name in ("f", "bw", "vl", "dq", "bf16", "vbmi", "vnni")), "-mfma"]
+EXTENSIONS = ("f", "bw", "vl", "dq", "bf16", "vbmi", "vnni")  # of AVX-512, that it is written in
+FEATURES = [*(f"-mavx512{name}" for name in EXTENSIONS), "-mfma"]
 COMPILERS = ("c++", "g++", "clang++")
 LONGEST_COMPILATION = 120.0  # seconds, on a machine that is busy with other things
 LONGEST_TRIAL = 20.0
@@ -74,8 +75,7 @@ def processor_fits() -> bool:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return False
     has = capabilities()
-    needed = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vbmi", "avx512_vnni")
-    return all(has.get(name, False) for name in needed)
+    return all(has.get(f"avx512_{name}", False) for name in EXTENSIONS)
 
 
 def has_amx() -> bool:

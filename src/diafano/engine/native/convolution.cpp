@@ -152,9 +152,10 @@ template <class X, class Y>
 bool large_tiles_pay(const Convolution<X, Y>& job) {
 #ifdef DIAFANO_TILES
     return false;
-#endif
+#else
     const long large = (job.tiles(4) + 31) / 32 * 32 * ((job.in + 31) / 32 * 32), small = job.tiles() * job.in;
     return !job.up && 36 * large <= 16 * small;
+#endif
 }
 
 EXPORTED void diafano_convolution(const void* x, const bf16* w, const float* bias, long bias_step, const bf16* residual,

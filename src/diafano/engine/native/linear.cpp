@@ -143,10 +143,12 @@ static void by_rows(const Linear& job) {
     static thread_local Scratch scratch;
     const long panels = job.panels(), panel_size = job.k * WIDE, m = job.m;
     bf16* packed = (bf16*)scratch.grow(panels * panel_size * sizeof(bf16));
-    long rows = 384 * 1024 / (job.k * (long)sizeof(bf16)) / ROWS_TOGETHER * ROWS_TOGETHER;  // that stay in the second-level cache
+    // As many as stay in the second-level cache.
+    long rows = 384 * 1024 / (job.k * (long)sizeof(bf16)) / ROWS_TOGETHER * ROWS_TOGETHER;
     rows = rows < 64 ? 64 : rows > 256 ? 256 : rows;
     const long row_blocks = (m + rows - 1) / rows;
-    rows = ((m + row_blocks - 1) / row_blocks + ROWS_TOGETHER - 1) / ROWS_TOGETHER * ROWS_TOGETHER;  // blocks of one size
+    // In blocks of one size.
+    rows = ((m + row_blocks - 1) / row_blocks + ROWS_TOGETHER - 1) / ROWS_TOGETHER * ROWS_TOGETHER;
     long column_blocks = (4 * team() + row_blocks - 1) / row_blocks;
     if (column_blocks > panels) column_blocks = panels;
     Barrier barrier;
