@@ -66,6 +66,8 @@ def convolution(
 ) -> Tensor:
     """`operations.convolution`."""
     x = _channels_last(x)
+    if dtype == torch.float32 or not twice:
+        x = x.float()  # as blocks give it; the library has bfloat16 to bfloat16 for maps that are repeated
     batch, channels, height, width = x.shape
     if twice:
         height, width = 2 * height, 2 * width

@@ -162,21 +162,21 @@ EXPORTED void diafano_convolution(const void* x, const bf16* w, const float* bia
                                   void* y, long batch, long height, long width, long in, long out, int up,
                                   int float_in, int float_out) {
     auto with = [&](auto* from, auto* to) {
-        const Convolution<std::remove_pointer_t<decltype(from)>, std::remove_pointer_t<decltype(to)>> job{
+        using X = std::remove_pointer_t<decltype(from)>;
+        const Convolution<X, std::remove_pointer_t<decltype(to)>> job{
             from, w, bias, bias_step, residual, to, batch, height, width, in, out, up};
-        if (large_tiles_pay(job))
-            by_large_tiles(job);
-        else if (job.tiles() <= FEW_TILES)
+        if constexpr (std::is_same_v<X, float>)
+            if (large_tiles_pay(job)) return by_large_tiles(job);
+        if (job.tiles() <= FEW_TILES)
             by_results(job);
         else
             by_tiles(job);
     };
-    if (float_in && float_out)
-        with((float*)x, (float*)y);
-    else if (float_in)
-        with((float*)x, (bf16*)y);
+    // Each pair of formats takes its time to compile: only those that blocks ask for are here.
+    if (!float_in)
+        with((bf16*)x, (bf16*)y);  // maps that are repeated
     else if (float_out)
-        with((bf16*)x, (float*)y);
+        with((float*)x, (float*)y);
     else
-        with((bf16*)x, (bf16*)y);
+        with((float*)x, (bf16*)y);
 }

@@ -295,5 +295,3 @@ void by_large_tiles(const Convolution<X, Y>& given) {
 
 template void by_large_tiles(const Convolution<float, float>&);
 template void by_large_tiles(const Convolution<float, bf16>&);
-template void by_large_tiles(const Convolution<bf16, float>&);
-template void by_large_tiles(const Convolution<bf16, bf16>&);
