@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from diafano.memory import keep_freed_memory
-from diafano.threads import wait_asleep
+from diafano.engine.memory import keep_freed_memory
+from diafano.engine.threads import wait_asleep
 
 wait_asleep()
 keep_freed_memory()
@@ -20,8 +20,8 @@ import torch  # noqa: E402 (OpenMP reads its settings when torch is imported)
 import torch.nn.functional as F  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from diafano.devices import weightless  # noqa: E402
-from diafano.unet import UNet, UNetConfig  # noqa: E402
+from diafano.engine.devices import weightless  # noqa: E402
+from diafano.networks.unet import UNet, UNetConfig  # noqa: E402
 
 CHANNELS = ((320, 64), (640, 32), (1280, 16))
 """Channels and edge of the UNet's maps."""

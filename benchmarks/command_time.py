@@ -17,9 +17,9 @@ from in_turn import in_turn, median_and_spread, output_of
 
 PROMPT = "a penguin on a red background"
 DRAWING = f"""
-from diafano.threads import wait_asleep
+from diafano.engine.threads import wait_asleep
 wait_asleep()
-from diafano.memory import keep_freed_memory
+from diafano.engine.memory import keep_freed_memory
 keep_freed_memory()
 import time
 import diafano

@@ -15,12 +15,13 @@ from pathlib import Path
 from PIL import Image
 
 import diafano
-from diafano.data.arrangements import Arrangement
-from diafano.data.emoji import EmojiScenes
-from diafano.data.scenes import RenderedScene
-from diafano.data.sprites import Sprites
 from diafano.evaluation.judge import Judge, Sighting
-from diafano.picture import grid, save_picture
+from diafano.pictures.files import save_picture
+from diafano.pictures.pixels import grid
+from diafano.training.data.emoji.arrangements import Arrangement
+from diafano.training.data.emoji.emoji import EmojiScenes
+from diafano.training.data.emoji.scenes import RenderedScene
+from diafano.training.data.emoji.sprites import Sprites
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS))

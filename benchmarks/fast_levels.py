@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 import diafano
-from diafano.data.sprites import Sprites
+from diafano.engine.memory import keep_freed_memory
 from diafano.evaluation.judge import Judge
 from diafano.evaluation.scoring import evaluate, held_out_prompts
-from diafano.fast import LEVELS
-from diafano.memory import keep_freed_memory
+from diafano.request.fast import LEVELS
+from diafano.training.data.emoji.sprites import Sprites
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS))

@@ -18,9 +18,9 @@ import torch
 from in_turn import output_of
 from torch import Tensor, nn
 
-from diafano import tiles
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
-from diafano.memory import keep_freed_memory
+from diafano.engine import tiles
+from diafano.engine.memory import keep_freed_memory
+from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS))

@@ -47,9 +47,9 @@ print(json.dumps({{
 """
 DIAFANO = """
 import torch, diafano
-from diafano.memory import without_collecting
+from diafano.engine.memory import without_collecting
 with without_collecting():  # as `diafano.load` does
-    import diafano.checkpoints.diffusers, diafano.checkpoints.original
+    import diafano.checkpoints.diffusers, diafano.checkpoints.single_file
 """
 DIFFUSERS = """
 import warnings

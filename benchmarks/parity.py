@@ -29,7 +29,7 @@ from torch import Tensor
 
 import diafano
 from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
-from diafano.samplers import find_sampler
+from diafano.sampling.samplers.table import find_sampler
 from diafano.text_encoder.tokenizer import Tokenizer
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import diafano
+from diafano.engine.memory import keep_freed_memory
 from diafano.evaluation.scoring import held_out_prompts
-from diafano.memory import keep_freed_memory
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS))

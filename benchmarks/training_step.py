@@ -58,8 +58,8 @@ def clock(ends: list[float], steps: int) -> None:
 
 def shape_of(shape: str, given: argparse.Namespace) -> dict[str, Any]:
     """What is trained: the UNet's configuration, edge of the latent, batch, passes in an update and side by side."""
+    from diafano.networks.unet import UNetConfig
     from diafano.training.recipe import UNetRecipe, read_recipe
-    from diafano.unet import UNetConfig
 
     if shape == "sd1":
         return {"network": UNetConfig(), "edge": given.size // 8, "batch": given.batch, "accumulate": 1, "workers": 1}
@@ -89,17 +89,17 @@ def batches(of: dict[str, Any]) -> Callable[[int], tuple[Any, Any, Any, Any]]:
 
 
 def train_with_diafano(of: dict[str, Any], switch: str, dtype: str) -> list[float]:
-    from diafano.memory import keep_freed_memory
-    from diafano.threads import wait_asleep
+    from diafano.engine.memory import keep_freed_memory
+    from diafano.engine.threads import wait_asleep
 
     wait_asleep()
     keep_freed_memory()
     import torch
 
-    from diafano.noise import NoiseSchedule, ScheduleConfig
+    from diafano.networks.unet import UNet
+    from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
     from diafano.training.loop import Training
     from diafano.training.recipe import LoopRecipe
-    from diafano.unet import UNet
 
     draw, ends, schedule = batches(of), [], NoiseSchedule(ScheduleConfig())
 

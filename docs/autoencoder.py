@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 import diafano
-from diafano.data.emoji import EmojiScenes
-from diafano.data.sprites import Sprites
-from diafano.picture import grid, save_picture, to_picture, to_pixels
+from diafano.pictures.files import save_picture
+from diafano.pictures.pixels import grid, to_picture, to_pixels
+from diafano.training.data.emoji.emoji import EmojiScenes
+from diafano.training.data.emoji.sprites import Sprites
 
 COUNT, SEED = 12, 5
 

@@ -27,10 +27,10 @@ from line_chart import Level, Line, line_chart
 from torch import Tensor
 
 import diafano
-from diafano.denoiser import Denoiser
-from diafano.guidance import guided
-from diafano.samplers import SAMPLERS, Sampler, find_sampler
-from diafano.schedules import AUTOMATIC, SCHEDULES
+from diafano.sampling.denoiser import Denoiser
+from diafano.sampling.guidance import guided
+from diafano.sampling.samplers.table import SAMPLERS, Sampler, find_sampler
+from diafano.sampling.sigmas import AUTOMATIC, SCHEDULES
 from diafano.stable_diffusion import StableDiffusion
 
 HERE = Path(__file__).parent

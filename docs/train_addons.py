@@ -26,12 +26,12 @@ from torch.nn.utils import parametrize
 import diafano
 from diafano.checkpoints.parts import PartWriter
 from diafano.checkpoints.writing import folder_in_place
-from diafano.data.colours import COLOURS
-from diafano.data.emoji import EmojiScenes
-from diafano.data.scenes import Scene, Thing, render
-from diafano.data.sprites import Sprites
-from diafano.picture import to_pixels
+from diafano.pictures.pixels import to_pixels
 from diafano.stable_diffusion import StableDiffusion
+from diafano.training.data.emoji.colours import COLOURS
+from diafano.training.data.emoji.emoji import EmojiScenes
+from diafano.training.data.emoji.scenes import Scene, Thing, render
+from diafano.training.data.emoji.sprites import Sprites
 
 FOLDER = INPUTS / "addons"
 SIZE, SNAP, BATCH = 64, 4, 16

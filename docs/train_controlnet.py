@@ -21,13 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import diafano
-from diafano.controlnet import Control, ControlNet
-from diafano.data.arrangements import Arrangement
-from diafano.data.emoji import EmojiScenes
-from diafano.data.scenes import Placement, RenderedScene, Scene, Thing
-from diafano.data.sprites import Sprites
-from diafano.picture import grid, to_pixels
+from diafano.networks.controlnet import ControlNet
+from diafano.pictures.pixels import grid, to_pixels
+from diafano.sampling.control import Control
 from diafano.stable_diffusion import StableDiffusion
+from diafano.training.data.emoji.arrangements import Arrangement
+from diafano.training.data.emoji.emoji import EmojiScenes
+from diafano.training.data.emoji.scenes import Placement, RenderedScene, Scene, Thing
+from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.examples import generator_of, indices_of
 from diafano.training.loop import Progress, Training
 from diafano.training.recipe import LoopRecipe

@@ -2,7 +2,7 @@
 
 # ruff: noqa: E402 (the threads' setting comes before torch)
 
-from diafano.threads import wait_asleep
+from diafano.engine.threads import wait_asleep
 
 wait_asleep()
 
@@ -17,14 +17,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints.diffusers import save_folder
-from diafano.noise import NoiseSchedule, ScheduleConfig
-from diafano.request import ModelCard
+from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
+from diafano.networks.unet import UNet, UNetConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
+from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.text_encoder.tokenizer import train_byte_pair
-from diafano.unet import UNet, UNetConfig
 
 # The machine may be busy with something else, and a failure should come back when it is looked for.
 settings.register_profile("diafano", deadline=None, derandomize=True)

@@ -17,8 +17,9 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 
 import diafano
-from diafano import cli, lora
 from diafano.checkpoints.lora import LoraFiles
+from diafano.cli import main as cli
+from diafano.networks import lora
 from diafano.stable_diffusion import StableDiffusion
 
 STYLED = "a fox <lora:style:0.8> <lora:other:-0.5>"
@@ -68,7 +69,7 @@ def unchanged(model: StableDiffusion) -> Callable[[], None]:
 TELLING = """
 import sys
 from rich.progress import Progress
-from diafano import cli
+from diafano.cli import main as cli
 Progress.advance = lambda *_: print("step", flush=True)
 sys.exit(cli.run(sys.argv[1:]))
 """

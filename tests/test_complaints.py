@@ -24,14 +24,15 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 import diafano
-from diafano import cli, request_noise
 from diafano.checkpoints.diffusers import save_folder
-from diafano.checkpoints.original import save_file
+from diafano.checkpoints.single_file import save_file
+from diafano.cli import main as cli
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule, ScheduleConfig
-from diafano.picture import read_picture
-from diafano.request_noise import noise_of_request
-from diafano.samplers import PathNoise
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
+from diafano.pictures.files import read_picture
+from diafano.request import noise as request_noise
+from diafano.request.noise import noise_of_request
+from diafano.sampling.samplers.table import PathNoise
 from diafano.stable_diffusion import StableDiffusion
 
 SWITCHES = 20

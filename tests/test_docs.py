@@ -14,8 +14,8 @@ import typer.main
 
 import diafano
 from diafano.checkpoints.vae import with_autoencoder
-from diafano.cli import app
-from diafano.picture import read_parameters
+from diafano.cli.main import app
+from diafano.pictures.files import read_parameters
 from diafano.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import diafano
-from diafano.presets import PRESETS
+from diafano.families.presets import PRESETS
 from diafano.stable_diffusion import StableDiffusion
 
 PROMPT, SEED = "a penguin on a red background", 11

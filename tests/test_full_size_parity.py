@@ -15,12 +15,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diafano.autoencoder import Autoencoder
-from diafano.devices import weightless
-from diafano.presets import PRESETS, Preset
+from diafano.engine.devices import weightless
+from diafano.families.presets import PRESETS, Preset
+from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.unet import UNet
 from diafano.text_encoder.clip import CLIPTextConfig as OurCLIPTextConfig
 from diafano.text_encoder.clip import CLIPTextEncoder, strip_text_model_prefix
-from diafano.unet import UNet
 
 SD1, SD2 = PRESETS["sd1"], PRESETS["sd2"]
 TOLERANCE = 1e-5

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import json, resource
 import torch
-from diafano.presets import PRESETS, build
+from diafano.families.presets import PRESETS, build
 
 torch.manual_seed(0)
 parts = build(PRESETS["sd1"], dtype=torch.bfloat16)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from diafano import stable_diffusion, tiles
+from diafano import stable_diffusion
+from diafano.engine import tiles
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule, ScheduleConfig
+from diafano.networks.unet import UNet
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
-from diafano.unet import UNet
 
 
 def levels(picture: Image.Image) -> np.ndarray:
@@ -182,7 +183,7 @@ def test_only_ddim_ends_above_zero(tiny_model: StableDiffusion) -> None:
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_settings_survive_pillows_save(tiny_model: StableDiffusion, tmp_path: Path, suffix: str) -> None:
     from diafano import __version__
-    from diafano.picture import read_parameters
+    from diafano.pictures.files import read_parameters
 
     pictures = tiny_model.generate("a fox, small", negative="cat", seed=8, count=2, sampler="Euler a")
     target = tmp_path / f"fox.{suffix}"

@@ -15,15 +15,15 @@ import transformers
 from PIL import Image
 
 import diafano
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.checkpoints.diffusers import save_folder
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule, ScheduleConfig
+from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
+from diafano.networks.unet import UNet, UNetConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import ModelCard, StableDiffusion
 from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer, train_byte_pair
-from diafano.unet import UNet, UNetConfig
 
 CAPTIONS = ["a red apple on a blue background", "two red apples", "a blue fox on red", "a fox left of an apple"]
 V1 = ScheduleConfig(final_sigma="first")  # leading spacing, steps_offset 1, set_alpha_to_one False

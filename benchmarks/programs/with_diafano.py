@@ -4,8 +4,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from diafano.memory import keep_freed_memory
-from diafano.threads import wait_asleep
+from diafano.engine.memory import keep_freed_memory
+from diafano.engine.threads import wait_asleep
 
 wait_asleep()
 keep_freed_memory()

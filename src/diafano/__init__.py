@@ -7,26 +7,23 @@
 Importing this package imports nothing else: torch comes with the first name that needs it.
 """
 
-import os
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
-    from diafano.checkpoints.addons import Sources
     from diafano.checkpoints.controlnet import load_controlnet
+    from diafano.checkpoints.loading import EMBEDDED, load
     from diafano.checkpoints.tiny_decoder import load_tiny_decoder
-    from diafano.controlnet import Control
     from diafano.errors import UserError
-    from diafano.preview import Preview
-    from diafano.request import Request
+    from diafano.explain.preview import Preview
+    from diafano.request.request import Request
+    from diafano.sampling.control import Control
     from diafano.stable_diffusion import StableDiffusion
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EMBEDDED",
     "Control",
     "Preview",
     "Request",
@@ -38,108 +35,18 @@ __all__ = [
     "load_tiny_decoder",
 ]
 
-EMBEDDED = Path(__file__).parent / "embedded"
-"""Folder of the model that ships with the package."""
-
 HOMES = {
-    "Control": "diafano.controlnet",
-    "Preview": "diafano.preview",
-    "Request": "diafano.request",
+    "Control": "diafano.sampling.control",
+    "EMBEDDED": "diafano.checkpoints.loading",
+    "Preview": "diafano.explain.preview",
+    "Request": "diafano.request.request",
     "StableDiffusion": "diafano.stable_diffusion",
     "UserError": "diafano.errors",
+    "load": "diafano.checkpoints.loading",
     "load_controlnet": "diafano.checkpoints.controlnet",
     "load_tiny_decoder": "diafano.checkpoints.tiny_decoder",
 }
 """Public name -> the module that defines it."""
-
-
-def load(
-    source: str | os.PathLike[str] | None = None,
-    *,
-    device: "str | torch.device" = "auto",
-    dtype: "str | torch.dtype" = "auto",
-    tokenizer: str | os.PathLike[str] | None = None,
-    prediction: str | None = None,
-    ema: bool = False,
-    revision: str | None = None,
-    loras: "Sources | None" = None,
-    embeddings: "Sources | None" = None,
-    vae: str | os.PathLike[str] | None = None,
-    allow_partial: bool = False,
-    compiled: bool = False,
-) -> "StableDiffusion":
-    """A model, ready to draw: the one that ships with the package (None), a diffusers folder, a single file, a hub id.
-
-    A hub id is "owner/name" or "owner/name@revision" where nothing here is called so; `revision` is a branch, tag or
-    commit. What it needs is downloaded once into the cache of `huggingface_hub`, whose settings and token count.
-
-    `device` is "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". `dtype` is "auto" (float32 for small
-    models, else the half precision that the device is fast in), "float32", "bfloat16", "float16". What became of
-    "auto" is `model.dtype`; for a big model, with the reason, it goes to the log "diafano" (INFO) as well.
-
-    A single file (``.safetensors``, ``.ckpt``) has no `tokenizer`: name its folder or hub id, or let the usual one be
-    downloaded. `prediction` ("noise" or "v") overrides what is found out about the file, and `ema` takes the running
-    averages of its weights instead of the weights.
-
-    `loras` is where the LoRAs that prompts name, as in ``<lora:style:0.8>``, are found: a folder, or a mapping from
-    names to files, or a list of these. `embeddings` are files of textual inversions, folders of them, or a mapping
-    from the words that prompts have to files. `vae` is an autoencoder in the place of the model's own: diffusers'
-    folder of one, or of a whole model, or an original file. An add-on of which the model cannot take everything is an
-    error, unless `allow_partial`.
-
-    `compiled` has torch compile the UNet: a pause before the first picture of each size, then faster steps on a GPU.
-    Raises UserError, one sentence, for what cannot be loaded.
-    """
-    from diafano.memory import without_collecting
-
-    with without_collecting():
-        model = _load(source, device, dtype, tokenizer, prediction, ema, revision, vae)
-    if any(given is not None for given in (loras, embeddings, vae)):
-        from diafano.checkpoints import addons
-
-        model = addons.add(model, loras=loras, embeddings=embeddings, vae=vae, allow_partial=allow_partial)
-    if compiled:
-        from diafano.compiled import compile_network
-
-        compile_network(model.unet)
-    return model
-
-
-def _load(
-    source: str | os.PathLike[str] | None,
-    device: "str | torch.device",
-    dtype: "str | torch.dtype",
-    tokenizer: str | os.PathLike[str] | None,
-    prediction: str | None,
-    ema: bool,
-    revision: str | None,
-    vae: str | os.PathLike[str] | None,
-) -> "StableDiffusion":
-    """The model without add-ons; `vae` is for a single file that has no autoencoder of its own."""
-    from diafano.checkpoints.diffusers import load_folder
-    from diafano.checkpoints.hub import find_hub_id, load_from_hub
-    from diafano.errors import UserError
-
-    hub_id = find_hub_id(source, revision)
-    folder = EMBEDDED if source is None else Path(source)
-    if source is None and not (folder / "model_index.json").is_file():
-        raise UserError("this copy of diafano has no embedded model: make one with `make embedded`, or name a folder")
-    if hub_id is None and not os.path.exists(folder):
-        raise UserError(
-            f"there is no model {str(source)!r}: give a diffusers folder, a checkpoint file, a hub id (owner/name), or"
-            " nothing for the embedded model"
-        )
-    if folder.is_file():
-        from diafano.checkpoints.original import load_file
-
-        return load_file(folder, device, dtype, tokenizer=tokenizer, prediction=prediction, ema=ema, vae=vae)
-    if tokenizer is not None or prediction is not None or ema:
-        raise UserError(
-            f"{str(folder)!r} is no single file and says itself: tokenizer, prediction, ema are for single files"
-        )
-    if hub_id is not None:
-        return load_from_hub(hub_id, device, dtype)
-    return load_folder(folder, device=device, dtype=dtype)
 
 
 def __getattr__(name: str) -> Any:

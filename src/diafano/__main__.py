@@ -2,7 +2,7 @@
 
 import sys
 
-from diafano.cli import run
+from diafano.cli.main import run
 
 
 def main() -> None:

@@ -20,39 +20,45 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diafano.addons import Addons, Loras
-from diafano.autoencoder import Autoencoder
-from diafano.conditioning import Conditioning, Guide, conditioning_of_steps
-from diafano.controlnet import Control, Controlled, recorded_controls
-from diafano.deep_cache import DeepCache
-from diafano.denoiser import Denoiser, Network
-from diafano.engine import accelerated
+from diafano.engine.fused import accelerated
+from diafano.engine.precision import Watch, watched_run
+from diafano.engine.tiles import decode
 from diafano.errors import UserError
-from diafano.fast import with_level
-from diafano.from_picture import InitImage, check_no_picture_is_needed, init_image, over_picture_settings
-from diafano.guidance import guidance_of_steps
-from diafano.lora import merged
-from diafano.lora_tags import without_tags
-from diafano.matching_parts import check_parts_match
-from diafano.noise import NoiseSchedule, NoiseSource
-from diafano.picture import fit, to_picture, with_parameters
-from diafano.precision import Watch, watched_run
-from diafano.profiles import find_profile
-from diafano.prompt_embedding import embed_prompt
-from diafano.recorded import recorded_text
-from diafano.request import ModelCard, Request, Settings, checked, with_one_schedule
-from diafano.request_noise import noise_of_request
-from diafano.request_parts import LARGEST_EDGE, SMALLEST_EDGE
-from diafano.samplers import SAMPLERS, StepInfo, find_sampler
-from diafano.schedules import AUTOMATIC
-from diafano.second_pass import counted_on, enlarged, passes_of, steps_before
+from diafano.families.matching import check_parts_match
+from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.lora import merged
+from diafano.networks.tileable import tileable
+from diafano.networks.unet import UNet
+from diafano.noise.schedule import NoiseSchedule, NoiseSource
+from diafano.pictures.metadata import with_parameters
+from diafano.pictures.pixels import fit, to_picture
+from diafano.pictures.upscaling import find_upscaler
+from diafano.request.addons import Addons, Loras
+from diafano.request.card import ModelCard
+from diafano.request.controls import recorded_controls
+from diafano.request.defaults import check_no_picture_is_needed, over_picture_settings
+from diafano.request.fast import with_level
+from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE
+from diafano.request.noise import noise_of_request
+from diafano.request.plan import passes_of, steps_before
+from diafano.request.programs.table import find_profile
+from diafano.request.recorded import recorded_text
+from diafano.request.request import Request, Settings, checked, with_one_schedule
+from diafano.sampling.control import Control, Controlled
+from diafano.sampling.deep_cache import DeepCache
+from diafano.sampling.denoiser import Denoiser, Network
+from diafano.sampling.guidance import guidance_of_steps
+from diafano.sampling.hires import counted_on, enlarged
+from diafano.sampling.init_image import InitImage, init_image
+from diafano.sampling.prompts import Conditioning, Guide, conditioning_of_steps
+from diafano.sampling.samplers.table import SAMPLERS, StepInfo, find_sampler
+from diafano.sampling.sigmas import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
+from diafano.text_encoder.lora_tags import without_tags
+from diafano.text_encoder.prompt_embedding import embed_prompt
 from diafano.text_encoder.spelling import cut_note
 from diafano.text_encoder.tokenizer import Tokenizer
-from diafano.tileable import tileable
-from diafano.tiles import decode
-from diafano.unet import UNet
 
 __all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
 
@@ -153,7 +159,19 @@ class StableDiffusion:
         over = over_picture_settings(settings, image, mask, self.nearest_size, self.card.size)
         request = self.request(prompt, **over)
         with accelerated(self.autoencoder):
-            return request, init_image(self.autoencoder, request, image, mask)
+            return request, init_image(
+                self.autoencoder,
+                image,
+                request.size,
+                mask=mask,
+                inverted=request.invert_mask,
+                outpaint=request.outpaint,
+                blur=request.mask_blur,
+                content=request.masked_content,
+                padding=request.mask_padding if request.only_masked else None,
+                tiles=request.tiles,
+                axes=request.tileable,
+            )
 
     def request(self, prompt: str, **settings: Unpack[Settings]) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card.
@@ -241,7 +259,8 @@ class StableDiffusion:
                 latent, over, done = torch.empty(0), start, 0
                 for one, levels, run in zip(passes, sigmas, runs, strict=True):
                     if done > 0:
-                        over = enlarged(latent, request, one.size, self.autoencoder)
+                        upscaler = find_upscaler(request.hires_upscaler)
+                        over = enlarged(latent, one.size, self.autoencoder, upscaler=upscaler, tiles=request.tiles)
                     on_each, source = counted_on(on_step, done), partial(self.noise_source, one, places)
                     denoise = partial(self.denoise, run, levels, one, on_step=on_each, start=over, controls=controls)
                     latent = watched_run(denoise, source, self.device)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from diafano.autoencoder import AutoencoderConfig
 from diafano.checkpoints import configs
 from diafano.errors import UserError
-from diafano.noise import ScheduleConfig
-from diafano.presets import PRESETS
+from diafano.families.presets import PRESETS
+from diafano.networks.autoencoder import AutoencoderConfig
+from diafano.networks.unet import UNetConfig
+from diafano.noise.schedule import ScheduleConfig
 from diafano.text_encoder.bert import BERTConfig
 from diafano.text_encoder.clip import CLIPTextConfig
-from diafano.unet import UNetConfig
 
 TOKENS = (49406, 49407, 49407)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import diafano
 from diafano.checkpoints.diffusers import load_folder, save_folder
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule, ScheduleConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
 from diafano.text_encoder.tokenizer import Tokenizer

@@ -24,10 +24,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import diafano
-from diafano import cli
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.hub import HubId, find_hub_id, needed_files
-from diafano.checkpoints.original import save_file as save_single_file
+from diafano.checkpoints.single_file import save_file as save_single_file
+from diafano.cli import main as cli
 from diafano.errors import UserError
 from diafano.stable_diffusion import StableDiffusion
 
@@ -384,7 +384,7 @@ def test_a_single_files_tokenizer_comes_from_the_hub(
     assert set(hub.fetched()) == TOKENIZER
     assert torch.equal(loaded.tokenizer(["a red apple"]), model.tokenizer(["a red apple"]))
 
-    monkeypatch.setattr("diafano.checkpoints.original.TOKENIZERS", {"sd1": HubId("owner/tiny", "v1.0")})
+    monkeypatch.setattr("diafano.checkpoints.single_file.TOKENIZERS", {"sd1": HubId("owner/tiny", "v1.0")})
     for path in (hub.folder / "tokenizer").iterdir():  # a repository that is a text encoder alone has them at its top
         path.rename(hub.folder / path.name)
     hub.asked.clear()

@@ -15,10 +15,10 @@ from safetensors.torch import save_file as save_tensors
 import diafano
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.reading import assign_weights, read_safetensors
-from diafano.devices import lay_out
-from diafano.memory import MappedFiles, without_collecting
+from diafano.engine.devices import lay_out
+from diafano.engine.memory import MappedFiles, without_collecting
+from diafano.networks.unet import UNet, UNetConfig
 from diafano.stable_diffusion import StableDiffusion
-from diafano.unet import UNet, UNetConfig
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 PROGRAM = """

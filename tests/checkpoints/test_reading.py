@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diafano.checkpoints.reading import assign_weights, read_json, read_weights
-from diafano.devices import weightless
+from diafano.engine.devices import weightless
 from diafano.errors import UserError
 
 CPU = torch.device("cpu")

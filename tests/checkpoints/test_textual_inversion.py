@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import diafano
-from diafano import cli
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.textual_inversion import add_embedding, add_embeddings, read_embedding
+from diafano.cli import main as cli
 from diafano.errors import UserError
-from diafano.picture import read_parameters, save_picture
-from diafano.prompt_embedding import chunks_of
+from diafano.pictures.files import read_parameters, save_picture
 from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.prompt_embedding import chunks_of
 
 WIDTH = 16
 VECTORS = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(3))

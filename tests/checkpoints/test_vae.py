@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import diafano
-from diafano import cli
-from diafano.autoencoder import Autoencoder, AutoencoderConfig
-from diafano.checkpoints import names as table
-from diafano.checkpoints.original import save_file as save_single_file
 from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.single_file import save_file as save_single_file
 from diafano.checkpoints.vae import with_autoencoder
+from diafano.cli import main as cli
 from diafano.errors import UserError
-from diafano.picture import read_parameters, read_picture
+from diafano.families import names as table
+from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
+from diafano.pictures.files import read_parameters, read_picture
 from diafano.stable_diffusion import StableDiffusion
 
 SCALE = 0.6

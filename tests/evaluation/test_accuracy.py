@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from diafano.data.objects import OBJECTS
-from diafano.data.scene_sampler import TASKS, SceneSampler, Task
-from diafano.data.scenes import Scene, Thing, render
-from diafano.data.sprites import Sprites
 from diafano.evaluation.accuracy import Accuracy, accuracy_of, near_miss
 from diafano.evaluation.judge import Judge
+from diafano.training.data.emoji.objects import OBJECTS
+from diafano.training.data.emoji.scene_sampler import TASKS, SceneSampler, Task
+from diafano.training.data.emoji.scenes import Scene, Thing, render
+from diafano.training.data.emoji.sprites import Sprites
 
 
 @pytest.fixture(scope="module")

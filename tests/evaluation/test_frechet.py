@@ -5,11 +5,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from diafano.data.scenes import Scene, Thing
-from diafano.data.sprites import Sprites
 from diafano.evaluation.accuracy import true_pixels
 from diafano.evaluation.frechet import distance_from_true, frechet_distance
 from diafano.evaluation.judge import Judge
+from diafano.training.data.emoji.scenes import Scene, Thing
+from diafano.training.data.emoji.sprites import Sprites
 
 
 def test_one_dimension_has_a_closed_form():

@@ -82,7 +82,7 @@ def test_the_shipped_judge_is_small_and_knows_its_objects() -> None:
 
 
 def test_pictures_of_any_size_are_judged_alike() -> None:
-    from diafano.data.sprites import Sprites
+    from diafano.training.data.emoji.sprites import Sprites
 
     picture = Image.new("RGB", (64, 64), (36, 84, 224))
     fox = Sprites.shipped()["fox"].resize((28, 28))

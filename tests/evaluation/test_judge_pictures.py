@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from diafano.data.scene_sampler import held_out_combinations
-from diafano.data.sprites import Sprites
 from diafano.evaluation.detector import BACKGROUND_CLASSES, TINT_CLASSES
 from diafano.evaluation.judge_pictures import IGNORED, JudgePictures, spoilt, warped
+from diafano.training.data.emoji.scene_sampler import held_out_combinations
+from diafano.training.data.emoji.sprites import Sprites
 
 OBJECTS = ("cat", "dog", "fox", "apple", "banana", "car", "star", "tree", "key", "robot")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from diafano.cli import run
-from diafano.data.sprites import Sprites
+from diafano.cli.main import run
 from diafano.errors import UserError
 from diafano.evaluation.detector import DetectorConfig
 from diafano.evaluation.judge import Judge
 from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage, focal_loss, natural_tints
+from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.loop import Training
 from diafano.training.recipe import LoopRecipe
 

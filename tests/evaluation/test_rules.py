@@ -2,10 +2,10 @@
 
 import pytest
 
-from diafano.data.scenes import Scene, Thing
 from diafano.errors import UserError
 from diafano.evaluation.judge import Detection, Sighting
 from diafano.evaluation.rules import judged
+from diafano.training.data.emoji.scenes import Scene, Thing
 
 TWINS = {"heart": "red"}
 

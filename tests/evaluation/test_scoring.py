@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diafano.data.colours import COLOURS
-from diafano.data.scene_sampler import TASKS, held_out_combinations
-from diafano.data.scenes import Scene, render
-from diafano.data.sprites import Sprites
 from diafano.errors import UserError
 from diafano.evaluation.accuracy import Accuracy
 from diafano.evaluation.gallery import gallery, wrapped
 from diafano.evaluation.judge import Judge, Sighting
 from diafano.evaluation.scoring import JudgedPrompt, Prompt, Result, evaluate, held_out_prompts
+from diafano.training.data.emoji.colours import COLOURS
+from diafano.training.data.emoji.scene_sampler import TASKS, held_out_combinations
+from diafano.training.data.emoji.scenes import Scene, render
+from diafano.training.data.emoji.sprites import Sprites
 
 PROMPTS = 70
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from diafano.errors import UserError
-from diafano.training.average import MovingAverage
+from diafano.training.ema import MovingAverage
 from diafano.training.loop import Progress, Training, learning_rate
 from diafano.training.recipe import LoopRecipe
 

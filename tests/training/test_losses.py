@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diafano.noise import NoiseSchedule, ScheduleConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.training.losses import contrastive, divergence, gradient_error, hinge_discriminator, min_snr_weight
 
 

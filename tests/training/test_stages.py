@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from diafano.autoencoder import AutoencoderConfig
 from diafano.checkpoints.diffusers import load_folder
 from diafano.checkpoints.parts import read_autoencoder
 from diafano.checkpoints.tiny_decoder import load_tiny_decoder
-from diafano.noise import ScheduleConfig
-from diafano.request import ModelCard
+from diafano.networks.autoencoder import AutoencoderConfig
+from diafano.networks.unet import UNetConfig
+from diafano.noise.schedule import ScheduleConfig
+from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig
-from diafano.training.autoencoder_stage import AutoencoderStage
 from diafano.training.examples import Examples, indices_of
 from diafano.training.loop import Progress, Training
-from diafano.training.preview_stage import FILE, PreviewStage
 from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe
-from diafano.training.text_stage import TextStage, weighted_words
-from diafano.training.unet_stage import UNetStage
-from diafano.unet import UNetConfig
+from diafano.training.stages.autoencoder import AutoencoderStage
+from diafano.training.stages.preview import FILE, PreviewStage
+from diafano.training.stages.text import TextStage, weighted_words
+from diafano.training.stages.unet import UNetStage
 
 CPU = torch.device("cpu")
 OBJECTS = ["penguin", "fox", "fish", "apple", "banana", "mushroom", "car", "rocket", "star", "tree", "heart", "house"]
@@ -165,7 +165,7 @@ def test_the_text_stage_learns_which_caption_belongs_to_which_picture(tmp_path: 
 
 
 def test_batches_of_like_pictures_are_those_nearest_in_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diafano.training.text_stage.NEIGHBOURS", 1)
+    monkeypatch.setattr("diafano.training.stages.text.NEIGHBOURS", 1)
     stage = TextStage(text_recipe(tmp_path).model_copy(update={"alike": 1.0}), CPU)
     stage.mean_colours = np.arange(24, dtype=np.float32)[:, None] * np.ones(3, np.float32)
     for number in range(6):
@@ -186,7 +186,7 @@ def test_texts_of_like_words_are_those_that_share_rare_ones() -> None:
 
 
 def test_batches_of_like_captions_share_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diafano.training.text_stage.NEIGHBOURS", 1)
+    monkeypatch.setattr("diafano.training.stages.text.NEIGHBOURS", 1)
     stage = TextStage(text_recipe(tmp_path).model_copy(update={"alike_captions": 1.0}), CPU)
     stage.words = np.repeat(np.eye(6, dtype=np.float32), 4, axis=0)
     for number in range(6):
@@ -225,7 +225,7 @@ def test_latents_are_computed_once_and_again_when_the_weights_change(parts: Path
     with torch.no_grad():
         stage.autoencoder.quant_conv.weight.mul_(1.01)
     from diafano.training.examples import Examples
-    from diafano.training.unet_stage import cached_latents
+    from diafano.training.stages.unet import cached_latents
 
     cached_latents(stage.autoencoder, Examples.read(recipe.data), CPU, tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("latents-*"))) == len([f for f in files if "latents" in f.name]) + 1

@@ -11,13 +11,13 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
-from diafano.autoencoder import AutoencoderConfig
 from diafano.errors import UserError
-from diafano.noise import ScheduleConfig
-from diafano.request import checked
+from diafano.networks.autoencoder import AutoencoderConfig
+from diafano.networks.unet import UNetConfig
+from diafano.noise.schedule import ScheduleConfig
+from diafano.request.request import checked
 from diafano.text_encoder.bert import BERTConfig
 from diafano.text_encoder.clip import CLIPTextConfig
-from diafano.unet import UNetConfig
 
 Json = Mapping[str, Any]
 Config = TypeVar("Config", bound=BaseModel)

@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diafano.checkpoints import names as table
+from diafano.checkpoints.addon_files import hash_of_piece
 from diafano.checkpoints.configs import read_controlnet_config
-from diafano.checkpoints.files import hash_of_piece
 from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights, weight_files
-from diafano.controlnet import ControlNet, check_control
-from diafano.devices import weightless
+from diafano.engine.devices import weightless
 from diafano.errors import UserError
+from diafano.families import names as table
+from diafano.networks.controlnet import ControlNet, check_control
+from diafano.networks.unet import UNetConfig
 from diafano.stable_diffusion import StableDiffusion
-from diafano.unet import UNetConfig
 
 ORIGINAL = "control_model."
 FIRST_HINT, HINT = "input_hint_block.0.weight", "controlnet_cond_embedding."

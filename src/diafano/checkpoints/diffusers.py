@@ -21,11 +21,11 @@ from diafano.checkpoints import configs
 from diafano.checkpoints.parts import PartWriter, read_autoencoder, read_text_encoder, read_unet
 from diafano.checkpoints.reading import read_json
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
-from diafano.devices import find_device, find_dtype
+from diafano.engine.devices import find_device, find_dtype
 from diafano.errors import UserError
-from diafano.noise import NoiseSchedule
-from diafano.request import checked
-from diafano.samplers import find_sampler
+from diafano.noise.schedule import NoiseSchedule
+from diafano.request.request import checked
+from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import ModelCard, StableDiffusion
 from diafano.text_encoder.bert import BERTConfig
 from diafano.text_encoder.tokenizer import Tokenizer

@@ -23,7 +23,7 @@ from diafano.checkpoints.diffusers import CARD, INDEX, check_index, load_folder,
 from diafano.checkpoints.parts import DIFFUSERS_STEM, TRANSFORMERS_STEM
 from diafano.checkpoints.pickles import SUFFIXES
 from diafano.checkpoints.reading import read_json, read_weight_map, weight_files
-from diafano.devices import find_device
+from diafano.engine.devices import find_device
 from diafano.errors import UserError
 from diafano.stable_diffusion import StableDiffusion
 

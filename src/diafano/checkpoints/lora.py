@@ -14,12 +14,12 @@ from typing import Final
 
 from torch import Tensor
 
-from diafano.checkpoints.files import hash_of, named_files
+from diafano.checkpoints.addon_files import hash_of, named_files
 from diafano.checkpoints.reading import listed, read_file
 from diafano.errors import UserError
-from diafano.lora import TEXT_ENCODER, UNET, Layer, Lora, MergedLoras, Strength, Update, layers_of
-from diafano.lora_tags import LoraTag
+from diafano.networks.lora import TEXT_ENCODER, UNET, Layer, Lora, MergedLoras, Strength, Update, layers_of
 from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.lora_tags import LoraTag
 
 ROLES: Final = {
     "lora_down.weight": "down",

@@ -13,16 +13,16 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from diafano.autoencoder import Autoencoder
 from diafano.checkpoints import configs
 from diafano.checkpoints.reading import assign_weights, read_json, read_weights, without_prefix
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, write_json, write_weights
-from diafano.devices import DTYPES, weightless
+from diafano.engine.devices import DTYPES, weightless
 from diafano.errors import UserError
+from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.unet import UNet
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder, strip_text_model_prefix
 from diafano.text_encoder.tokenizer import Tokenizer
-from diafano.unet import UNet
 
 DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
-from diafano.devices import fastest_layout
+from diafano.engine.devices import fastest_layout
+from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError
-from diafano.memory import MappedFiles
 
 VARIANTS = ("", "fp16")
 """Diffusers' names for copies of the same weights: the plain one, and ``model.fp16.safetensors``."""

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diafano.checkpoints import names as table
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.checkpoints.reading import listed, read_safetensors
-from diafano.checkpoints.shapes import Part, count, find_autoencoder, find_text_encoder, find_unet
+from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError
-from diafano.memory import MappedFiles
-from diafano.noise import NoiseSchedule, ScheduleConfig
-from diafano.unet import UNet, UNetConfig
+from diafano.families import names as table
+from diafano.families.shapes import Part, count, find_autoencoder, find_text_encoder, find_unet
+from diafano.networks.unet import UNet, UNetConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 
 Prediction = Literal["noise", "v"]
 

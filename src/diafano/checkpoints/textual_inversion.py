@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diafano.checkpoints.files import files_in, hash_of
+from diafano.checkpoints.addon_files import files_in, hash_of
 from diafano.checkpoints.pickles import is_pickle, read_pickle
 from diafano.checkpoints.reading import listed, read_safetensors
 from diafano.errors import UserError

@@ -13,15 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
-from diafano import EMBEDDED
+from diafano.checkpoints.loading import EMBEDDED
 from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights
 from diafano.checkpoints.writing import save_tensors, storable
-from diafano.devices import DTYPES, weightless
+from diafano.engine.devices import DTYPES, weightless
 from diafano.errors import UserError
+from diafano.files import whole_file
+from diafano.networks.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from diafano.stable_diffusion import StableDiffusion
-from diafano.tiny_autoencoder import TinyDecoder, TinyDecoderConfig
-from diafano.whole_file import whole_file
 
 SHIPPED = EMBEDDED / "preview" / "decoder.safetensors"
 """Of the model that ships with the package."""

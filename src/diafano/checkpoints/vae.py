@@ -15,13 +15,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diafano.autoencoder import Autoencoder
-from diafano.checkpoints import names as table
-from diafano.checkpoints.files import hash_of
+from diafano.checkpoints.addon_files import hash_of
 from diafano.checkpoints.parts import DIFFUSERS_STEM, ReadPart, read_autoencoder
 from diafano.checkpoints.reading import listed, read_file, read_json, weight_files
-from diafano.checkpoints.shapes import find_autoencoder
 from diafano.errors import UserError
+from diafano.families import names as table
+from diafano.families.shapes import find_autoencoder
+from diafano.networks.autoencoder import Autoencoder
 from diafano.stable_diffusion import StableDiffusion
 
 HASH_DIGITS = 10

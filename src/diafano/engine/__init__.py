@@ -3,8 +3,3 @@
 `layers`, `unet` and `autoencoder` define the networks; everything here computes the same, faster, where the processor
 multiplies bfloat16 (AVX-512 BF16 with VBMI; AMX) and a C++ compiler is there. `accelerated` puts it to work.
 """
-
-from diafano.engine.blocks import accelerated, is_fused
-from diafano.engine.library import available
-
-__all__ = ["accelerated", "available", "is_fused"]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diafano.engine.by_library import fits, group_norm, joined, layer_norm
-from diafano.engine.faster import faster
+from diafano.engine.choice import faster
+from diafano.engine.native_operations import fits, group_norm, joined, layer_norm
 
 __all__ = [
     "attention",

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diafano.data.arrangements import Relation
-from diafano.data.colours import COLOURS, TINTS
-from diafano.data.scene_sampler import TASKS, SceneSampler, Task
-from diafano.data.scenes import MOST_SPRITES, Scene, render
-from diafano.data.sprites import Sprites
 from diafano.evaluation.detector import EDGE
 from diafano.evaluation.judge import Judge
 from diafano.evaluation.rules import judged
+from diafano.training.data.emoji.arrangements import Relation
+from diafano.training.data.emoji.colours import COLOURS, TINTS
+from diafano.training.data.emoji.scene_sampler import TASKS, SceneSampler, Task
+from diafano.training.data.emoji.scenes import MOST_SPRITES, Scene, render
+from diafano.training.data.emoji.sprites import Sprites
 
 LEAST_ACCURACY = 0.97
 """A task is counted only if the judge accepts at least this share of right pictures and rejects as many wrong ones."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from diafano.data.colours import COLOURS, TINTS
-from diafano.layers import ResidualBlock
+from diafano.networks.layers import ResidualBlock
+from diafano.training.data.emoji.colours import COLOURS, TINTS
 
 EDGE = 64
 """Width and height in pixels of the pictures it looks at."""

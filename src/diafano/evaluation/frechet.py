@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diafano.data.scenes import Scene
-from diafano.data.sprites import Sprites
 from diafano.evaluation.accuracy import true_pixels
 from diafano.evaluation.judge import Judge
+from diafano.training.data.emoji.scenes import Scene
+from diafano.training.data.emoji.sprites import Sprites
 
 TRUE_PICTURES = 4
 """True pictures a prompt, so that the cloud to be compared with is steady."""

@@ -2,8 +2,8 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diafano.data.scene_sampler import TASKS
 from diafano.evaluation.scoring import JudgedPrompt, Result
+from diafano.training.data.emoji.scene_sampler import TASKS
 
 COLUMNS = 15
 SHOWN_EDGE = 128

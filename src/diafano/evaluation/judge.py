@@ -13,7 +13,7 @@ from torch import Tensor
 from diafano.checkpoints.reading import assign_weights, read_json, read_weights
 from diafano.errors import UserError
 from diafano.evaluation.detector import BACKGROUND_CLASSES, EDGE, STRIDE, TINT_CLASSES, Detector, DetectorConfig
-from diafano.picture import fit, to_pixels
+from diafano.pictures.pixels import fit, to_pixels
 
 SHIPPED = Path(__file__).parent / "judge"
 """Folder of the judge that comes with the package."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from diafano.data.colours import COLOURS
-from diafano.data.objects import OBJECTS
-from diafano.data.scene_sampler import SceneSampler
-from diafano.data.scenes import Placement, Scene, render
-from diafano.data.sprites import Sprites
 from diafano.evaluation.detector import BACKGROUND_CLASSES, CELLS, EDGE, STRIDE, TINT_CLASSES
+from diafano.training.data.emoji.colours import COLOURS
+from diafano.training.data.emoji.objects import OBJECTS
+from diafano.training.data.emoji.scene_sampler import SceneSampler
+from diafano.training.data.emoji.scenes import Placement, Scene, render
+from diafano.training.data.emoji.sprites import Sprites
 
 IGNORED = -100
 """Class index that a loss leaves out (PyTorch's default)."""

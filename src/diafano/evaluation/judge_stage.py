@@ -10,15 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from diafano.checkpoints.writing import folder_in_place, write_json, write_weights
-from diafano.data.colours import TINTS
-from diafano.data.objects import OBJECTS
-from diafano.data.sprites import Sprites
 from diafano.errors import UserError
 from diafano.evaluation.accuracy import accuracy_of
 from diafano.evaluation.detector import TINT_CLASSES, Detector, DetectorConfig
 from diafano.evaluation.judge import CONFIG, WEIGHTS, Judge, JudgeCard
 from diafano.evaluation.judge_pictures import JudgePictures
-from diafano.picture import grid, to_picture
+from diafano.pictures.pixels import grid, to_picture
+from diafano.training.data.emoji.colours import TINTS
+from diafano.training.data.emoji.objects import OBJECTS
+from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.recipe import LoopRecipe, Section
 
 TWIN_DIFFERENCE = 25.0
@@ -54,7 +54,9 @@ class JudgeStage:
     def __init__(self, recipe: JudgeRecipe, device: torch.device) -> None:
         unknown = [name for name in recipe.network.objects if name not in OBJECTS]
         if unknown:
-            raise UserError(f"There is no object named {unknown[0]!r}: see diafano.data.objects for those there are.")
+            raise UserError(
+                f"There is no object named {unknown[0]!r}: see diafano.training.data.emoji.objects for those there are."
+            )
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
         self.recipe, self.device = recipe, device
         self.detector = Detector(recipe.network)

@@ -7,11 +7,11 @@ objects beside them do no harm, only counting asks for an exact number.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from diafano.data.arrangements import Relation
-from diafano.data.scene_sampler import Task
-from diafano.data.scenes import Scene, Thing
 from diafano.errors import UserError
 from diafano.evaluation.judge import Detection, Sighting
+from diafano.training.data.emoji.arrangements import Relation
+from diafano.training.data.emoji.scene_sampler import Task
+from diafano.training.data.emoji.scenes import Scene, Thing
 
 LEAST_DISTANCE = 0.1
 """How far apart two centres must be, as a share of the picture's edge, for one to be left of or above the other."""

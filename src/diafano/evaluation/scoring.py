@@ -7,15 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from diafano.data.grammar import EnglishGrammar, Grammar
-from diafano.data.scene_sampler import TASKS, SceneSampler, Task
-from diafano.data.scenes import Scene
-from diafano.data.sprites import Sprites
 from diafano.errors import UserError
 from diafano.evaluation.accuracy import SCENES, Accuracy, accuracy_of
 from diafano.evaluation.frechet import distance_from_true
 from diafano.evaluation.judge import Judge, Sighting, pixels_of
 from diafano.evaluation.rules import judged
+from diafano.training.data.emoji.grammar import EnglishGrammar, Grammar
+from diafano.training.data.emoji.scene_sampler import TASKS, SceneSampler, Task
+from diafano.training.data.emoji.scenes import Scene
+from diafano.training.data.emoji.sprites import Sprites
 
 PROMPTS = 200
 """Prompts in an evaluation, spread evenly over the tasks."""

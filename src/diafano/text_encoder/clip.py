@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from torch import Tensor, nn
 
 from diafano.errors import UserError
-from diafano.layers import attend
+from diafano.networks.layers import attend
 from diafano.text_encoder.added_words import TokenEmbedding
 
 

@@ -20,6 +20,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.files import write_text
 from diafano.text_encoder.added_words import AddedWords
 from diafano.text_encoder.tokenizer_files import (
     END,
@@ -35,7 +36,6 @@ from diafano.text_encoder.tokenizer_files import (
     read_special_tokens,
     read_vocabulary,
 )
-from diafano.whole_file import write_text
 
 LENGTH = 77  # tokens per prompt, start and end included: what CLIP's text transformer was trained with
 

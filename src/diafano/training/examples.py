@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diafano.data.emoji import EmojiScenes
-from diafano.data.folder import PictureFolder
-from diafano.data.sprites import Sprites
 from diafano.errors import UserError
+from diafano.training.data.emoji.emoji import EmojiScenes
+from diafano.training.data.emoji.sprites import Sprites
+from diafano.training.data.folder import PictureFolder
 from diafano.training.recipe import DataRecipe
 
 WINDOW_TRIES = 4

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diafano.errors import UserError
-from diafano.training.average import MovingAverage
+from diafano.training.ema import MovingAverage
+from diafano.training.gradient_checkpointing import recompute_blocks
 from diafano.training.optimisers import Optimisers
 from diafano.training.recipe import LoopRecipe
-from diafano.training.recompute import recompute_blocks
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"

@@ -6,15 +6,15 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diafano.autoencoder import AutoencoderConfig
-from diafano.data.arrangements import Arrangement
 from diafano.errors import UserError
-from diafano.noise import ScheduleConfig
-from diafano.request import ModelCard
+from diafano.networks.autoencoder import AutoencoderConfig
+from diafano.networks.tiny_decoder import TinyDecoderConfig
+from diafano.networks.unet import UNetConfig
+from diafano.noise.schedule import ScheduleConfig
+from diafano.request.card import ModelCard
 from diafano.text_encoder.clip import CLIPTextConfig
-from diafano.tiny_autoencoder import TinyDecoderConfig
+from diafano.training.data.emoji.arrangements import Arrangement
 from diafano.training.optimisers import OptimiserName
-from diafano.unet import UNetConfig
 
 
 class Section(BaseModel):

@@ -1,0 +1,1 @@
+"""Commands: what `diafano` does when it is called from a shell, one file a command."""

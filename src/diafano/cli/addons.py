@@ -1,0 +1,145 @@
+"""The options of `diafano generate` that add something to the model: what they become for `diafano.load`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diafano.errors import UserError
+
+if TYPE_CHECKING:
+    from diafano.sampling.control import Control
+    from diafano.stable_diffusion import StableDiffusion
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """ControlNets and their pictures, as they were typed; of each of the lists one for each network, or one for all."""
+
+    networks: Sequence[Path] = ()
+    pictures: Sequence[Path] = ()
+    strengths: Sequence[float] = ()
+    starts: Sequence[float] = ()
+    ends: Sequence[float] = ()
+
+    def controls(
+        self, model: "StableDiffusion", recorded: Mapping[str, str], *, allow_partial: bool
+    ) -> tuple[list["Control"], list[str]]:
+        """The controls, and what a picture had of them that is not here.
+
+        Where nothing is typed, a network acts as `recorded` (`Recorded.addons`) says of it.
+        """
+        from diafano.checkpoints.controlnet import load_controlnet
+        from diafano.pictures.files import read_picture
+        from diafano.request.controls import PICTURES, UNIT, read_control
+        from diafano.sampling.control import Control
+
+        if len(self.networks) != len(self.pictures):
+            raise UserError(
+                f"there are {len(self.networks)} --control and {len(self.pictures)} --control-image: give one picture"
+                " for each ControlNet"
+            )
+        units = {key: read_control(value) for key, value in recorded.items() if key.startswith(UNIT)}
+        hashes = recorded.get(PICTURES, "").split(", ")
+        made: list[Control] = []
+        lost: list[str] = []
+        for index, (source, picture) in enumerate(zip(self.networks, self.pictures, strict=True)):
+            network = load_controlnet(source, model, allow_partial=allow_partial)
+            said = units.get(f"{UNIT}{index}", {})
+            said = said if said.get("model", "").endswith(f"[{network.hash}]") else {}
+            numbers = [
+                self._number(typed, index, option, said.get(key, default))
+                for typed, option, key, default in (
+                    (self.strengths, "strength", "weight", "1"),
+                    (self.starts, "start", "guidance start", "0"),
+                    (self.ends, "end", "guidance end", "1"),
+                )
+            ]
+            made.append(Control(network, read_picture(picture), *numbers))
+            if said:
+                del units[f"{UNIT}{index}"]
+                if hashes[index : index + 1] not in ([made[-1].picture_hash], [""], []):
+                    lost.append(f"{PICTURES}: {hashes[index]} ({picture} is another one)")
+        lost += [
+            f"{key}: {said.get('model', '')} (give it with --control and --control-image)"
+            for key, said in units.items()
+        ]
+        return made, lost
+
+    def _number(self, typed: Sequence[float], index: int, option: str, otherwise: str) -> float:
+        if len(typed) not in (0, 1, len(self.networks)):
+            raise UserError(
+                f"there are {len(typed)} --control-{option} and {len(self.networks)} --control: give one, or one for"
+                " each"
+            )
+        if typed:
+            return typed[0] if len(typed) == 1 else typed[index]
+        try:
+            return float(otherwise)
+        except ValueError:
+            raise UserError(
+                f"the picture says {otherwise!r} of its ControlNet's {option}: give --control-{option}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class AddonOptions:
+    """As they were typed."""
+
+    lora: Sequence[str] = ()
+    """Files, each with ":strength" behind it or without."""
+    lora_dir: Sequence[Path] = ()
+    embedding: Sequence[Path] = ()
+    vae: Path | None = None
+    control: ControlOptions = ControlOptions()
+    allow_partial: bool = False
+
+    @property
+    def lora_names(self) -> set[str]:
+        return {path.stem for path, _ in map(with_strength, self.lora)}
+
+    def loading(self) -> dict[str, Any]:
+        """For `diafano.load`."""
+        files: dict[str, Path] = {}
+        for path, _ in map(with_strength, self.lora):
+            if files.setdefault(path.stem, path) != path:
+                raise UserError(f"--lora names two files called {path.stem}: give one of them another name")
+        loras = [*self.lora_dir, files]
+        return {
+            "loras": loras if any(loras) else None,
+            "embeddings": list(self.embedding) or None,
+            "vae": self.vae,
+            "allow_partial": self.allow_partial,
+        }
+
+    def tagged(self, prompt: str) -> str:
+        """The prompt with a tag for each LoRA that was typed."""
+        from diafano.text_encoder.lora_tags import with_tag
+
+        for path, strength in map(with_strength, self.lora):
+            prompt = with_tag(prompt, path.stem, strength)
+        return prompt
+
+
+def addon_options(options: Mapping[str, Any]) -> AddonOptions:
+    """Those of the command's options that add something."""
+
+    def several(name: str) -> Sequence[Any]:
+        return options[name] or []
+
+    control = ControlOptions(
+        several("control"),
+        several("control_image"),
+        several("control_strength"),
+        several("control_start"),
+        several("control_end"),
+    )
+    kept = several("lora"), several("lora_dir"), several("embedding")
+    return AddonOptions(*kept, options["vae"], control, options["allow_partial"])
+
+
+def with_strength(typed: str) -> tuple[Path, float | None]:
+    """``style.safetensors:0.8`` -> (style.safetensors, 0.8)."""
+    match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", typed)
+    return (Path(typed), None) if match is None else (Path(match[1]), float(match[2]))

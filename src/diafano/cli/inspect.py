@@ -1,0 +1,198 @@
+"""`diafano inspect`: a model's parts, their sizes and the shapes on a picture's way through them; what is in a file."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diafano.errors import UserError
+
+if TYPE_CHECKING:
+    from diafano.checkpoints.recognise import Original
+    from diafano.families.presets import Preset
+
+NAMES_SHOWN = 8
+"""How many tensors a list of the report names before it only counts the rest."""
+
+
+def inspect(
+    name: str, *, size: str | None, prediction: str | None = None, ema: bool = False, revision: str | None = None
+) -> None:
+    """Print the model's table; of a single file, before it, what is in it.
+
+    `name` is a preset, the folder of a model, a file or a hub id; `size` is "WxH" or the model's own. `prediction` and
+    `ema` are for files, as in `recognise`, and `revision` is for hub ids.
+    """
+    if Path(name).is_file() and revision is None:
+        from diafano.checkpoints.recognise import recognise
+
+        original = recognise(Path(name), prediction=prediction, ema=ema)
+        _print_file(original)
+        preset = _file_preset(original)
+        if preset is not None:
+            print()
+            _print_way(preset, size)
+        return
+    if prediction is not None or ema:
+        raise UserError(f"{name!r} is no file: --prediction and --ema are for single files, leave them out")
+    _print_way(find_model(name, revision), size)
+
+
+def _print_way(preset: "Preset", size: str | None) -> None:
+    from diafano.families.presets import parameter_counts, shapes
+    from diafano.request.card import ModelCard
+    from diafano.request.request import checked
+
+    width, height = preset.size if size is None else checked(ModelCard, {"name": preset.name, "size": size}).size
+
+    rows = [("Part", "takes", "gives", "parameters")]
+    for row in shapes(preset, width, height):
+        rows.append((row.part, row.takes, row.gives, "" if row.parameters is None else f"{row.parameters:,}"))
+    counts = parameter_counts(preset)
+    rows.append(("All parts", "", "", f"{sum(counts.values()):,}"))
+
+    config = preset.schedule
+    print(f"{preset.name}: a picture of {width}x{height} on its way through the model, batch dimension left out\n")
+    _print_table(rows)
+    print(f"\nParameters: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")
+    print(f"Trained on {config.steps} steps of noise ({config.kind}), to predict {config.prediction}")
+
+
+def find_model(name: str, revision: str | None = None) -> "Preset":
+    """The configuration that `name` means: a preset's, the shipped model's, that of a folder or of a hub id."""
+    from diafano.checkpoints.hub import fetch, find_hub_id
+    from diafano.checkpoints.loading import EMBEDDED
+    from diafano.families.presets import PRESETS, find_preset
+
+    if name == "embedded" and revision is None and (EMBEDDED / "model_index.json").is_file():
+        return read_preset(EMBEDDED)  # what really ships, not what the preset says should
+    if name in PRESETS and revision is None:
+        return find_preset(name)
+    hub_id = find_hub_id(name, revision)
+    if hub_id is not None:
+        return replace(read_preset(fetch(hub_id, weights=False)), name=hub_id.name)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no model {name!r}: give one of {', '.join(PRESETS)}, a model's folder or file, or a hub id"
+        )
+    return read_preset(folder)
+
+
+def read_preset(folder: Path) -> "Preset":
+    """The configuration in a diffusers folder. Raises UserError, naming the file, for what is missing or unknown."""
+    from diafano.checkpoints import configs
+    from diafano.checkpoints.reading import read_json
+    from diafano.families.presets import Preset
+    from diafano.request.card import ModelCard
+    from diafano.request.request import checked
+    from diafano.text_encoder.bert import BERTConfig
+    from diafano.text_encoder.clip import CLIPTextConfig
+    from diafano.text_encoder.tokenizer import Tokenizer
+
+    unet_json, autoencoder_json, text_json, schedule_json = (
+        folder / name
+        for name in (
+            "unet/config.json",
+            "vae/config.json",
+            "text_encoder/config.json",
+            "scheduler/scheduler_config.json",
+        )
+    )
+    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
+    tokens = (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token)
+    settings = read_json(text_json)
+    text_encoder: CLIPTextConfig | BERTConfig
+    if settings.get("model_type") == "bert":
+        text_encoder = configs.read_bert_config(settings, tokens, False, str(text_json))
+    else:
+        text_encoder = configs.read_clip_config(settings, tokens, str(text_json))
+
+    autoencoder = configs.read_autoencoder_config(read_json(autoencoder_json), str(autoencoder_json))
+    unet_settings = read_json(unet_json)
+    card = folder / "diafano.json"
+    if card.is_file():
+        size = checked(ModelCard, read_json(card)).size
+    else:
+        edge = unet_settings.get("sample_size", 64)
+        height, width = edge if isinstance(edge, list) else (edge, edge)
+        size = (width * autoencoder.factor, height * autoencoder.factor)
+    return Preset(
+        name=folder.resolve().name,
+        size=size,
+        text_encoder=text_encoder,
+        unet=configs.read_unet_config(unet_settings, str(unet_json)),
+        autoencoder=autoencoder,
+        schedule=configs.read_schedule_config(read_json(schedule_json), str(schedule_json)),
+    )
+
+
+def _print_file(original: "Original") -> None:
+    """Family, prediction and its evidence, parts, and every tensor that is spare, missing or suspicious."""
+    from diafano.checkpoints.recognise import PARTS, suspicions
+
+    print(f"{original.path}: Stable Diffusion {original.family[-1]}, {original.kind}")
+    print(f"Predicts {original.prediction}: {original.evidence}{'' if original.certain else ' (a guess)'}\n")
+    rows = [("Part", "tensors", "format", "parameters")]
+    for name in PARTS:
+        part = original.parts.get(name)
+        if part is None:
+            rows.append((name, "", "", "not in the file"))
+            continue
+        used = original.used(name)
+        formats = sorted({str(original.tensors[key].dtype).removeprefix("torch.") for key in used})
+        parameters = sum(tensor.numel() for tensor in part.network.parameters())
+        rows.append((name, str(len(used)), ", ".join(formats), f"{parameters:,}"))
+    _print_table(rows)
+    used_names = set().union(*(original.used(name) for name in original.parts))
+    print(f"\nUsed: {len(used_names)} of {len(original.tensors)} tensors")
+    for reason, spare in original.spare.items():
+        print(f"Not used, {reason}: {_shortened(spare)}")
+    for what, found in (
+        ("Missing", original.missing),
+        ("Of a wrong shape", original.misshapen),
+        ("Without a place in this model", original.unexpected),
+        ("Unknown", original.unknown),
+        ("Suspicious", tuple(suspicions(original))),
+    ):
+        print(f"{what}: {_shortened(found) if found else 'none'}")
+
+
+def _file_preset(original: "Original") -> "Preset | None":
+    """The configuration of a file that a model can be made of; None for any other."""
+    from diafano.checkpoints.single_file import check_complete, schedule_of
+    from diafano.families.presets import Preset
+    from diafano.networks.autoencoder import Autoencoder
+    from diafano.networks.unet import UNet
+    from diafano.text_encoder.clip import CLIPTextEncoder
+
+    try:
+        check_complete(original)
+    except UserError as error:
+        print(f"\nCannot be loaded: {error}")
+        return None
+    text_encoder, unet, autoencoder = (original.parts[name].network for name in ("text_encoder", "unet", "autoencoder"))
+    assert isinstance(text_encoder, CLIPTextEncoder)
+    assert isinstance(unet, UNet)
+    assert isinstance(autoencoder, Autoencoder)
+    return Preset(
+        name=original.path.stem,
+        size=original.size,
+        text_encoder=text_encoder.config,
+        unet=unet.config,
+        autoencoder=autoencoder.config,
+        schedule=schedule_of(original),
+    )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """The last column flush right, the others flush left."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
+        print("  ".join([*cells, row[-1].rjust(widths[-1])]).rstrip())

@@ -1,0 +1,43 @@
+"""`diafano tokens`: how a prompt is read."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+
+def tokens(prompt: str, *, like: str | None, steps: int | None, source: str | None, as_json: bool) -> None:
+    """Print the prompt's texts, the steps they hold in, their chunks, and each chunk's tokens with weights."""
+    import diafano
+    from diafano.errors import UserError
+    from diafano.request.programs.table import find_profile
+    from diafano.text_encoder.lora_tags import without_tags
+    from diafano.text_encoder.prompt_reading import chunk_sentence, read_prompt, steps_sentence
+
+    if steps is not None and not 1 <= steps <= 1000:
+        raise UserError(f"steps {steps} is not possible: give a whole number from 1 to 1000")
+    profile = find_profile(like)
+    model = diafano.load(source, device="cpu")
+    tokenizer, steps = model.tokenizer, model.card.steps if steps is None else steps
+    parts = read_prompt(without_tags(prompt), tokenizer, profile.weighting, steps)
+    if as_json:
+        print(json.dumps([_plain(asdict(part), tokenizer) for part in parts], ensure_ascii=False))
+        return
+    for number, part in enumerate(parts, start=1):
+        if len(parts) > 1:
+            print(f"prompt {number} of {len(parts)}, weight {part.weight:g}")
+        for text in part.texts:
+            if len(part.texts) > 1:
+                print(f"{steps_sentence(text.steps)} of {steps}: {text.text.strip()}")
+            for index, chunk in enumerate(text.chunks, start=1):
+                count = f"{len(chunk)} of {tokenizer.length - 2} tokens"
+                print(f"  chunk {index}, {count}{': ' if chunk else ''}{chunk_sentence(tokenizer, chunk)}")
+            if text.cut:
+                print(f"  left out, because {tokenizer.length - 2} tokens fit: {text.cut}")
+
+
+def _plain(part: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    for text in part["texts"]:
+        for chunk in text["chunks"]:
+            for token in chunk:
+                token["token"] = tokenizer.name_of(token["id"])
+    return part

@@ -1,0 +1,87 @@
+"""`diafano train`: a recipe becomes a trained network."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diafano.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from diafano.training.loop import Progress, Stage
+    from diafano.training.recipe import LoopRecipe
+
+
+def train(stage: str, config: Path, *, device: str) -> None:
+    """Train one stage as its recipe says, from where it stopped if it was started before, and print its folder."""
+    from rich.console import Console
+
+    from diafano.engine.devices import find_device
+
+    where = find_device(device)
+    trained, recipe, output = make_stage(stage, config, where)
+
+    from diafano.training.loop import Training
+
+    training = Training(trained, recipe, output, where)
+    if training.step >= recipe.steps:
+        print(f"all {recipe.steps} steps were done before", file=sys.stderr)
+    elif training.step > 0:
+        print(f"goes on after step {training.step}", file=sys.stderr)
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("starting") as status:
+
+        def report(progress: "Progress") -> None:
+            if console.is_terminal:
+                status.update(line(progress))
+            else:
+                print(line(progress), file=sys.stderr, flush=True)
+
+        training.run(report)
+    print(output)
+
+
+def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Stage, LoopRecipe, Path]":
+    """What the loop trains, how it trains it, and the folder that it writes to."""
+    from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe, read_recipe
+
+    if stage == "autoencoder":
+        from diafano.training.stages.autoencoder import AutoencoderStage
+
+        autoencoder = read_recipe(config, AutoencoderRecipe)
+        return AutoencoderStage(autoencoder, device), autoencoder.loop, autoencoder.output
+    if stage == "text":
+        from diafano.training.stages.text import TextStage
+
+        text = read_recipe(config, TextRecipe)
+        return TextStage(text, device), text.loop, text.output
+    if stage == "unet":
+        from diafano.training.stages.unet import UNetStage
+
+        unet = read_recipe(config, UNetRecipe)
+        return UNetStage(unet, device), unet.loop, unet.output
+    if stage == "preview":
+        from diafano.training.stages.preview import PreviewStage
+
+        preview = read_recipe(config, PreviewRecipe)
+        return PreviewStage(preview, device), preview.loop, preview.output
+    if stage == "judge":
+        from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage
+
+        judge = read_recipe(config, JudgeRecipe)
+        return JudgeStage(judge, device), judge.loop, judge.output
+    raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview or judge")
+
+
+def line(progress: "Progress") -> str:
+    """One line about a run: ``step 40/100  loss 0.123  56.7 pictures/s  1:02 left``."""
+    terms = "  ".join(f"{name} {value:.4g}" for name, value in progress.terms.items())
+    left = round(progress.seconds_left)
+    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+    time_left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return (
+        f"step {progress.step}/{progress.steps}  {terms}  "
+        f"{progress.pictures_per_second:.1f} pictures/s  {time_left} left"
+    )

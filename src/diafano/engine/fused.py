@@ -1,0 +1,223 @@
+"""The blocks of `layers` in fused operations, and `accelerated`, which puts them in the place of the plain ones.
+
+What is fused into one pass over memory: norm and SiLU; convolution, bias, embedded timestep and residual; linear
+layer, bias and residual; GEGLU with its linear layer; attention. A block computes plainly as before when something is
+unusual about it or its input: another number format or device, gradients, hooks, padding that is not of zeros.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diafano.engine import operations
+from diafano.engine.build import available
+from diafano.engine.devices import lay_out
+from diafano.engine.memory import keep_freed_memory
+from diafano.engine.packed import packed
+from diafano.networks.layers import (
+    GEGLU,
+    Attention,
+    FeedForward,
+    Join,
+    PictureAttention,
+    ResidualBlock,
+    SpatialTransformer,
+    TransformerBlock,
+    Upsample,
+    to_map,
+    to_tokens,
+)
+from diafano.networks.tileable import wrapped_axes
+
+
+@contextmanager
+def accelerated(*networks: nn.Module) -> Iterator[None]:
+    """Inside, the networks' blocks compute by the engine, if this machine has it; the networks are what they were.
+
+    Weights are read where they lie, in each call: they may change in between, and nothing is kept of them but the keys
+    and values of the text that was read last. With or without the engine, weights get their layout first; small float32
+    networks are `packed`.
+    """
+    lay_out(*networks)
+    fused: list[nn.Module] = []
+    known: Known = {}
+    there = any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available()
+    if there and not any(wrapped_axes()):  # its convolutions pad with zeros
+        keep_freed_memory()  # as the commands do from the start
+        for network in networks:
+            for block in network.modules():
+                make = FUSED.get(type(block))
+                if make is not None and is_plain(block) and "forward" not in vars(block):
+                    # torch's own __call__, hooks and all, finds the instance's forward before its class's.
+                    block.forward = make(block, known)
+                    fused.append(block)
+    try:
+        with packed(*networks):
+            yield
+    finally:
+        for block in fused:
+            del block.forward
+
+
+def is_fused(block: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether it computes inputs of that number format by the engine, inside `accelerated`."""
+    return dtype == torch.bfloat16 and type(block) in FUSED and "forward" in vars(block)
+
+
+def is_plain(block: nn.Module) -> bool:
+    """Whether all layers in the block are as `layers` makes them and nobody watches or has changed those inside."""
+    for layer in block.modules():
+        if type(layer) not in KNOWN_LAYERS or (layer is not block and "forward" in vars(layer)):
+            return False
+        if layer is not block and (layer._forward_hooks or layer._forward_pre_hooks):
+            return False
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            return False
+        if isinstance(layer, nn.Linear) and layer.in_features % 2:  # the processor multiplies pairs
+            return False
+        if isinstance(layer, Attention) and layer.to_q.out_features // layer.heads % 2:
+            return False
+        if not all(_on_cpu(weight) for weight in layer.parameters(recurse=False)):
+            return False
+    return True
+
+
+KNOWN_LAYERS = {
+    *(nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.ModuleList, nn.Identity),
+    *(ResidualBlock, SpatialTransformer, TransformerBlock, Attention, FeedForward, GEGLU, PictureAttention, Upsample),
+    Join,
+}
+
+Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
+"""Cross-attention -> the text it read last, with its keys and values: they are the same in every step of a run."""
+
+
+def twins(x: Tensor) -> bool:
+    """Whether the second half of a batch is the first once more.
+
+    With guidance it is, until the first cross-attention has read a different text for each half.
+    """
+    half = len(x) // 2
+    if len(x) == 0 or len(x) % 2 or not torch.equal(x[0, ..., 0], x[half, ..., 0]):
+        return False  # nearly always so: no need to look at all of it
+    return torch.equal(x[:half], x[half:])
+
+
+def twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
+def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, time: Tensor | None = None) -> Tensor:
+        if not operations.fits(x, block.conv1.weight):
+            return ResidualBlock.forward(block, x, time)
+        if twins(x) and (time is None or twins(time)):
+            return twice(forward(x[: len(x) // 2], None if time is None else time[: len(x) // 2]))
+        added = None
+        if block.time_emb_proj is not None and time is not None:
+            added = operations.time_projection(block.time_emb_proj, time)
+        # Between the two ends all is float32: what the convolution's own transforms round is made up for.
+        hidden = operations.group_norm(x, block.norm1, silu=True, dtype=torch.float32)
+        hidden = operations.convolution(hidden, block.conv1, added, dtype=torch.float32)
+        hidden = operations.group_norm(hidden, block.norm2, silu=True, dtype=torch.float32)
+        shortcut = x
+        if block.conv_shortcut is not None:
+            tokens = operations.linear(to_tokens(x), block.conv_shortcut)
+            shortcut = to_map(tokens, x.shape[-2:])
+        return operations.convolution(hidden, block.conv2, residual=shortcut)
+
+    return forward
+
+
+def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, text: Tensor) -> Tensor:
+        if not operations.fits(x, text, block.norm.weight):
+            return SpatialTransformer.forward(block, x, text)
+        same = twins(x)
+        part = x[: len(x) // 2] if same else x
+        hidden = to_tokens(operations.group_norm(part, block.norm, silu=False))
+        hidden = operations.linear(hidden, _projection(block.proj_in))
+        for inner in block.transformer_blocks:
+            assert isinstance(inner, TransformerBlock)
+            hidden = self_attention(inner, hidden)
+            if same:
+                hidden, same = twice(hidden), False  # from here on the texts tell them apart
+            hidden = rest_of_block(inner, hidden, text, known)
+        hidden = operations.linear(hidden, _projection(block.proj_out), to_tokens(x))
+        return to_map(hidden, x.shape[-2:])
+
+    return forward
+
+
+def self_attention(block: TransformerBlock, x: Tensor) -> Tensor:
+    """`TransformerBlock.forward`, first part."""
+    normed = operations.layer_norm(x, block.norm1)
+    own = block.attn1
+    query, key, value = operations.linears(normed, own.to_q, own.to_k, own.to_v)
+    return operations.linear(operations.attention(query, key, value, own.heads), _projection(own.to_out[0]), x)
+
+
+def rest_of_block(block: TransformerBlock, x: Tensor, text: Tensor, known: Known) -> Tensor:
+    """`TransformerBlock.forward`, what follows the self-attention."""
+    cross = block.attn2
+    last = known.get(cross)
+    if last is None or last[0] is not text:
+        last = (text, operations.linear(text, cross.to_k), operations.linear(text, cross.to_v))
+        known[cross] = last
+    query = operations.linear(operations.layer_norm(x, block.norm2), cross.to_q)
+    x = operations.linear(operations.attention(query, last[1], last[2], cross.heads), _projection(cross.to_out[0]), x)
+
+    gated, _, back = block.ff.net
+    assert isinstance(gated, GEGLU)
+    return operations.linear(operations.geglu(operations.layer_norm(x, block.norm3), gated.proj), _projection(back), x)
+
+
+def fused_picture_attention(block: PictureAttention, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is not None or not operations.fits(x, block.to_q.weight):
+            return PictureAttention.forward(block, x, context)
+        tokens = to_tokens(operations.group_norm(x, block.group_norm, silu=False))
+        query, key, value = operations.linears(tokens, block.to_q, block.to_k, block.to_v)
+        attended = operations.attention(query, key, value, block.heads)
+        return to_map(operations.linear(attended, _projection(block.to_out[0]), to_tokens(x)), x.shape[-2:])
+
+    return forward
+
+
+def fused_upsample(block: Upsample, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, size: torch.Size | None = None) -> Tensor:
+        if not operations.fits(x, block.conv.weight) or (
+            size is not None and tuple(size) != (2 * x.shape[-2], 2 * x.shape[-1])
+        ):
+            return Upsample.forward(block, x, size)
+        return operations.convolution(x, block.conv, twice=True)
+
+    return forward
+
+
+def fused_join(block: Join, _: Known) -> Callable[..., Tensor]:
+    def forward(x: Tensor, other: Tensor) -> Tensor:
+        return operations.joined(x, other) if operations.fits(x, other) else Join.forward(block, x, other)
+
+    return forward
+
+
+FUSED: dict[type[nn.Module], Callable[[Any, Known], Callable[..., Tensor]]] = {
+    ResidualBlock: fused_residual_block,
+    SpatialTransformer: fused_transformer,
+    PictureAttention: fused_picture_attention,
+    Upsample: fused_upsample,
+    Join: fused_join,
+}
+
+
+def _on_cpu(weight: Tensor) -> bool:
+    return weight.dtype == torch.bfloat16 and weight.is_cpu
+
+
+def _projection(layer: nn.Module) -> nn.Linear | nn.Conv2d:
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    return layer

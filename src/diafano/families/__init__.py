@@ -1,0 +1,1 @@
+"""Families: which networks, texts and noise make a model, and what their weights are called."""

@@ -1,0 +1,37 @@
+"""Whether the parts of a model belong together."""
+
+from diafano.errors import UserError
+from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.unet import UNet
+from diafano.text_encoder.bert import BERTTextEncoder
+from diafano.text_encoder.clip import CLIPTextEncoder
+from diafano.text_encoder.tokenizer import Tokenizer
+
+
+def check_parts_match(
+    tokenizer: Tokenizer, text_encoder: CLIPTextEncoder | BERTTextEncoder, unet: UNet, autoencoder: Autoencoder
+) -> None:
+    """Raises UserError where one part does not take what the part before it gives."""
+    channels = autoencoder.config.latent_channels
+    if unet.config.in_channels not in (channels, 2 * channels + 1):  # the latter for inpainting
+        raise UserError(
+            f"the UNet takes {unet.config.in_channels} channels and the autoencoder makes {channels}: models for"
+            " depth or editing are not known, use a text-to-image model"
+        )
+    if unet.config.out_channels != channels:
+        raise UserError(f"the UNet gives {unet.config.out_channels} channels, not the autoencoder's {channels}")
+    if unet.config.text_width != text_encoder.config.width:
+        raise UserError(
+            f"the UNet reads text of width {unet.config.text_width} and the text encoder gives"
+            f" {text_encoder.config.width}: they belong to different models"
+        )
+    if tokenizer.vocabulary_size > text_encoder.config.vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocabulary_size} tokens and the text encoder knows"
+            f" {text_encoder.config.vocabulary}: they belong to different models"
+        )
+    if tokenizer.length > text_encoder.config.positions:
+        raise UserError(
+            f"the tokenizer gives {tokenizer.length} tokens a text and the text encoder has"
+            f" {text_encoder.config.positions} positions: they belong to different models"
+        )

@@ -1,0 +1,1 @@
+"""Jobs: many pictures from one call."""

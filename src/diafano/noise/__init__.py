@@ -1,0 +1,1 @@
+"""Additive noise: trained levels, and where the noise of a seed comes from."""

@@ -1,0 +1,26 @@
+"""Where noise comes from: generators that a seed starts, torch's on the CPU and NVIDIA's."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from diafano.noise.philox import Philox
+
+Draw = Callable[[Sequence[int]], Tensor]
+"""A seeded generator: shape -> unit-normal float32 noise on the CPU, other noise at each call."""
+
+
+def cpu(seed: int) -> Draw:
+    """torch's generator on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return lambda shape: torch.randn(tuple(shape), generator=generator)
+
+
+def gpu(seed: int) -> Draw:
+    """torch's generator on an NVIDIA GPU."""
+    return Philox(seed).normal
+
+
+GENERATORS = {"CPU": cpu, "GPU": gpu}
+"""By the names that A1111's setting RNG has for them ("NV" is another one for the second)."""

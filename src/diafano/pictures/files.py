@@ -1,0 +1,147 @@
+"""Input and output: picture files <-> pixels in [-1, 1].
+
+A picture is a PIL image; pixels are what networks see: a float32 tensor (3, height, width), red, green, blue, each in
+[-1, 1]. Whatever a file holds (palette, transparency, 16 bits, a camera's rotation flag) ends here: everything after
+`read_picture` is upright 8-bit RGB.
+
+A drawn picture carries the settings that drew it as A1111's text: in PNG the text chunk `parameters`, in JPEG and WebP
+EXIF's UserComment.
+"""
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from diafano.errors import UserError
+from diafano.files import whole_file
+from diafano.pictures.metadata import FORMATS, PARAMETERS, _comment_text, metadata
+from diafano.pictures.pixels import _as_rgb
+
+# 95 and full colour resolution: crisp edges on flat colours show JPEG's and WebP's losses at their worst.
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "WEBP": {"quality": 95, "method": 4},
+}
+
+
+_warning_filters = threading.Lock()
+
+
+# ---- files
+
+
+def read_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file as upright 8-bit RGB.
+
+    Transparent parts lie on white; a palette, grey values and 16 bits become 8-bit RGB; the rotation that a camera
+    noted in EXIF is applied; of an animation the first frame is taken.
+
+    Raises UserError for a file that is missing, empty, no picture, broken, of no extent or so large that it may be
+    meant to fill the memory (more than Pillow's Image.MAX_IMAGE_PIXELS, about 89 million pixels).
+    """
+    image = _open(path)
+    try:
+        with image:
+            upright = ImageOps.exif_transpose(image)
+            return _as_rgb(upright, f"the picture {str(path)!r}")
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers meet broken data with whatever error it happens to cause
+        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters: str | None = None) -> None:
+    """Write a picture as PNG, JPEG or WebP, whichever the file name's suffix says, with its settings inside.
+
+    The file is written beside its target and moved into place, so nobody ever sees half a picture. `parameters` is
+    A1111's text; None takes what the picture carries (`picture.info["parameters"]`), if anything.
+
+    Raises UserError for an unknown suffix, a folder that is not there, and settings too long for the format.
+    """
+    path = Path(path)
+    check_target(path)
+    if parameters is None:
+        parameters = picture.info.get(PARAMETERS)
+    file_format = FORMATS[path.suffix.lower()]
+    options = SAVE_OPTIONS[file_format] | metadata(file_format, parameters)
+    try:
+        with whole_file(path) as unfinished, unfinished.open("xb") as file:
+            _as_rgb(picture, "the picture").save(file, format=file_format, **options)
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise UserError unless a picture can be written to `path`: to be asked before the work, not after it."""
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"cannot tell the picture format of {str(path)!r}: end it with one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder, not a picture file: name a file in it")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"the folder {str(path.parent)!r} cannot be written to: choose another one")
+
+
+def read_parameters(path: str | os.PathLike[str]) -> str | None:
+    """The settings text that a picture file carries, or None. Raises UserError for a file that is no picture."""
+    try:
+        with _open(path) as image:
+            image.load()  # PNG allows text chunks after the pixels
+            if isinstance(text := image.info.get(PARAMETERS), str):
+                return str(text)
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    except UserError:
+        raise
+    except Exception as error:  # as in read_picture
+        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+    return _comment_text(comment)
+
+
+# ---- pixels
+
+
+# ---- settings
+
+
+# ---- inside Pillow
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file's header; pixels follow when they are asked for. Raises UserError."""
+    name = repr(str(path))
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no picture {name}: check the name")
+    if path.is_dir():
+        raise UserError(f"{name} is a folder, not a picture: name a file in it")
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise UserError(f"the picture {name} is empty (0 bytes): replace it or leave it out")
+        # Filters are the process's, not the thread's: without the lock two readers could leave each other's behind.
+        with _warning_filters, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except UserError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"the picture {name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be meant to fill the "
+            "memory: make it smaller"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name} is not a picture that can be read: use PNG, JPEG or WebP") from error
+    except PermissionError as error:
+        raise UserError(f"the picture {name} may not be read: check its permissions") from error
+    except Exception as error:  # as in read_picture
+        raise UserError(f"the picture {name} is broken ({error}): replace it or leave it out") from error
+    if image.width < 1 or image.height < 1:
+        image.close()
+        raise UserError(f"the picture {name} has no extent ({image.width}x{image.height}): replace it or leave it out")
+    return image

@@ -1,0 +1,1 @@
+"""Requests: what can be asked, checked, with its defaults, and how a picture records it."""

@@ -1,0 +1,28 @@
+"""A model card: what a model is called, and what it draws with unless it is told otherwise."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diafano.request.fields import (
+    Size,
+    Steps,
+)
+from diafano.request.request import Guidance, SamplerName, ScheduleName
+
+
+class ModelCard(BaseModel):
+    """What a model is called and what it draws with unless it is told otherwise; ``diafano.json`` in its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(strict=True, min_length=1, description="text")]
+    size: Size = (512, 512)
+    """(width, height) in pixels."""
+    steps: Steps = 50
+    guidance: Guidance = 7.5
+    sampler: SamplerName = "uni_pc"
+    """The default is nearer to the solution in 25 steps than DDIM in 50, see docs/samplers.md."""
+    schedule: ScheduleName = "uniform"
+    objects: tuple[str, ...] | None = None
+    """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""

@@ -1,0 +1,1 @@
+"""Samplers: one plain function each, and the table of them."""

@@ -1,0 +1,1 @@
+"""Emoji scenes: captioned pictures made on the fly, in any number."""

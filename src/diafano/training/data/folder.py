@@ -1,0 +1,120 @@
+"""A folder of captioned pictures, laid out as people have them.
+
+Either each picture has its caption beside it (``apple.png`` and ``apple.txt``), or one table names both:
+``metadata.jsonl`` or ``metadata.csv`` with the columns ``file_name`` and ``text``, as Hugging Face's imagefolder reads.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from diafano.errors import UserError
+from diafano.pictures.files import read_picture
+from diafano.pictures.pixels import fit
+from diafano.training.data.example import Example
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""File name endings, in lower case, that count as pictures."""
+
+
+class PictureFolder:
+    """Captioned pictures of a folder, subfolders included, in a fixed order.
+
+    Captions are checked when the folder is opened; a picture is read when its example is asked for.
+    """
+
+    def __init__(self, path: str | Path, size: int | tuple[int, int]) -> None:
+        """``size``: width and height to fit pictures to (resize, then crop the middle), or one number for a square."""
+        self.path = Path(path)
+        self.width, self.height = (size, size) if isinstance(size, int) else size
+        if self.width < 1 or self.height < 1:
+            raise UserError(f"Pictures cannot be fitted to {self.width}x{self.height}: give a positive size.")
+        if not self.path.is_dir():
+            raise UserError(f"There is no folder {self.path}: give a folder of captioned pictures.")
+        tables = [table for name in ("metadata.jsonl", "metadata.csv") if (table := self.path / name).is_file()]
+        if len(tables) == 2:
+            raise UserError(f"{self.path} has both metadata.jsonl and metadata.csv: keep one.")
+        self.captions: tuple[tuple[Path, str], ...] = tuple(
+            _from_table(tables[0]) if tables else _from_captions_beside(self.path)
+        )
+        if not self.captions:
+            raise UserError(f"There are no pictures in {self.path}: give a folder with {', '.join(sorted(SUFFIXES))}.")
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def example(self, index: int) -> Example:
+        """Picture (height, width, 3) and caption number ``index``; indices past the end start over."""
+        path, caption = self.captions[index % len(self)]
+        picture = fit(read_picture(path), self.width, self.height)
+        return Example(np.array(picture.convert("RGB")), caption)
+
+
+def _from_captions_beside(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Pictures in order of their names, each with the text of the .txt file of the same stem."""
+    for picture in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
+        text = picture.with_suffix(".txt")
+        if not text.is_file():
+            raise UserError(f"{picture} has no caption: write it into {text.name} beside it, or add a metadata.jsonl.")
+        yield picture, _caption(_text_of(text), str(text))
+
+
+def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
+    """Pictures in the order of the table's rows."""
+    rows = _csv_rows(table) if table.suffix == ".csv" else _json_rows(table)
+    root = table.parent.resolve()
+    for number, row in rows:
+        where = f"{table}, line {number}"
+        name, text = row.get("file_name"), row.get("text")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where} has no file_name: give file_name and text in each row.")
+        picture = table.parent / name
+        if not picture.resolve().is_relative_to(root):
+            raise UserError(f"{where} names {name!r}, which lies outside the folder: keep pictures inside it.")
+        if not picture.is_file():
+            raise UserError(f"{where} names {name!r}, which does not exist: add the picture or remove the row.")
+        yield picture, _caption(text, where)
+
+
+def _json_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, line in enumerate(_text_of(table).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{table}, line {number} is not JSON ({error}): write one object per line.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{table}, line {number} is not a JSON object: write file_name and text as its keys.")
+        yield number, row
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    reader = csv.DictReader(_text_of(table).splitlines(keepends=True))
+    try:
+        header = list(reader.fieldnames or ())
+        if not {"file_name", "text"} <= set(header):
+            raise UserError(f"{table} has the columns {header}: its first line must name file_name and text.")
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"{table}, line {reader.line_num} is not CSV ({error}): quote texts that hold quotes."
+        ) from error
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error}): save it as UTF-8.") from error
+
+
+def _caption(text: object, where: str) -> str:
+    """A caption on one line, without surrounding space."""
+    if not isinstance(text, str) or not (words := " ".join(text.split())):
+        raise UserError(f"{where} has no caption: write what the picture shows.")
+    return words

@@ -1,0 +1,1 @@
+"""Training stages: one for each part that is trained."""

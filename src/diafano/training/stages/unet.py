@@ -1,0 +1,179 @@
+"""Third stage: the UNet learns to predict the noise (or v) in a noisy latent, given the caption."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diafano.checkpoints.diffusers import save_folder
+from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
+from diafano.errors import UserError
+from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.unet import UNet
+from diafano.noise.schedule import NoiseSchedule
+from diafano.pictures.pixels import grid
+from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.tokenizer import Tokenizer
+from diafano.training.examples import Examples, generator_of, indices_of
+from diafano.training.initialise import set_to_zero, silence_residual_branches
+from diafano.training.losses import min_snr_weight
+from diafano.training.recipe import UNetRecipe
+
+PREVIEWS = 16
+PREVIEW_STEPS = 25
+HELD_OUT = 128
+
+
+class UNetStage:
+    """Squared error of the prediction at a timestep of chance, min-SNR weighted; captions dropped now and then."""
+
+    def __init__(self, recipe: UNetRecipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.autoencoder = read_autoencoder(_part(recipe.autoencoder, "vae")).filled(device)
+        self.tokenizer = Tokenizer.from_folder(recipe.text / "tokenizer")
+        self.text_encoder = read_text_encoder(recipe.text / "text_encoder", self.tokenizer).filled(device)
+        self.schedule = NoiseSchedule(recipe.schedule)
+        torch.manual_seed(recipe.loop.seed)  # of the starting weights
+        self.unet = self._starting_unet()
+        parts: dict[str, nn.Module] = {"unet": self.unet}
+        if recipe.train_text:
+            parts["text_encoder"] = self.text_encoder
+        else:
+            self.text_encoder.eval()
+        self.trained: nn.Module = nn.ModuleDict(parts).to(device)
+
+        examples = Examples.read(recipe.data)
+        held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
+        self.ids = self.tokenizer(examples.captions)
+        self.empty = self.tokenizer([""])
+        self.held_out_captions = held_out.captions
+        self.held_out_ids = self.tokenizer(held_out.captions)
+        cache = recipe.output / "cache"
+        self.latents = cached_latents(self.autoencoder, examples, device, cache)
+        self.held_out_latents = cached_latents(self.autoencoder, held_out, device, cache)
+        # One row a caption and a last one for the empty caption.
+        self.texts = None if recipe.train_text else self._cached_texts(cache)
+
+    def _starting_unet(self) -> UNet:
+        if self.recipe.start is not None:
+            unet = read_unet(_part(self.recipe.start, "unet")).filled()
+            if unet.config != self.recipe.network:
+                raise UserError(
+                    f"The UNet in {self.recipe.start} has another shape than the recipe's network: adapt it."
+                )
+            return unet.train()
+        unet = UNet(self.recipe.network)
+        silence_residual_branches(unet)
+        set_to_zero(unet.conv_out)
+        return unet
+
+    def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        recipe = self.recipe
+        indices = indices_of(recipe.loop.seed, number, recipe.loop.batch, len(self.latents))
+        generator = generator_of(recipe.loop.seed, number)
+        dropped = torch.rand(len(indices), generator=generator) < recipe.caption_dropout
+        latents = self.latents[torch.from_numpy(indices)].to(self.device, torch.float32)
+        return self._error(latents, self._text(indices, dropped), generator), {}
+
+    def _error(self, latents: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+        """Weighted squared error on `latents` (b, 4, h, w), with timesteps and noise from the generator."""
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        chance = torch.rand(len(latents), generator=generator, dtype=torch.float64)
+        timestep = (len(self.schedule) * chance**self.recipe.timestep_power).long().to(self.device)
+        noisy = self.schedule.add_noise(latents, noise, timestep)
+        target = self.schedule.target(latents, noise, timestep)
+        prediction = self.unet(noisy, timestep, text).float()
+        squared = (prediction - target).square().mean(dim=(1, 2, 3))
+        snr = self.schedule.signal_to_noise(timestep)
+        weight = min_snr_weight(snr, self.recipe.min_snr, self.schedule.config.prediction)
+        error: Tensor = (weight * squared).mean()
+        return error
+
+    def _text(self, indices: NDArray[np.int64], dropped: Tensor) -> Tensor:
+        """Embeddings (b, 77, width) of the captions of `indices`, the empty caption's where `dropped`."""
+        chosen = torch.from_numpy(indices)
+        if self.texts is not None:
+            rows = torch.where(dropped, len(self.ids), chosen)
+            return self.texts[rows].to(self.device, torch.float32)
+        ids = torch.where(dropped[:, None], self.empty, self.ids[chosen])
+        embedded: Tensor = self.text_encoder(ids.to(self.device))
+        return embedded
+
+    @torch.no_grad()
+    def _cached_texts(self, cache: Path) -> Tensor:
+        ids = torch.cat([self.ids, self.empty])
+        path = cache / f"texts-{_fingerprint(self.text_encoder, ids.numpy())}.safetensors"
+        if path.exists():
+            return load_file(path)["texts"]
+        texts = torch.cat([self.text_encoder(part.to(self.device)).half().cpu() for part in torch.split(ids, 64)])
+        _save_whole({"texts": texts}, path)
+        return texts
+
+    def preview(self) -> tuple[Image.Image, dict[str, float]]:
+        """Pictures of held-out captions, always from the same noise, and the loss on held-out latents."""
+        self.unet.eval()
+        model = self.model()
+        count = min(PREVIEWS, len(self.held_out_captions))
+        pictures = []
+        for seed, caption in enumerate(self.held_out_captions[:count]):
+            pictures += model.generate(caption, seed=seed, steps=PREVIEW_STEPS)
+        generator = generator_of(self.recipe.loop.seed, 0)
+        losses = [
+            self._error(latents.to(self.device, torch.float32), self.text_encoder(ids.to(self.device)), generator)
+            for latents, ids in zip(
+                torch.split(self.held_out_latents, 64), torch.split(self.held_out_ids, 64), strict=True
+            )
+        ]
+        return grid(list(pictures), 8), {"loss": float(torch.stack(losses).mean())}
+
+    def model(self) -> StableDiffusion:
+        """All parts as they are now."""
+        return StableDiffusion(
+            self.tokenizer, self.text_encoder, self.unet, self.autoencoder, self.schedule, self.recipe.card
+        )
+
+    def save(self, folder: Path) -> None:
+        """`model/`: the whole model as a diffusers folder."""
+        save_folder(self.model(), folder / "model")
+
+
+@torch.no_grad()
+def cached_latents(autoencoder: Autoencoder, examples: Examples, device: torch.device, cache: Path) -> Tensor:
+    """Mean latents (count, 4, h, w), float16, on the CPU; computed once for these pictures and weights."""
+    path = cache / f"latents-{_fingerprint(autoencoder, examples.pixels)}.safetensors"
+    if path.exists():
+        return load_file(path)["latents"]
+    count, batch = len(examples), 32
+    made = []
+    for first in range(0, count, batch):
+        pixels = examples.batch(np.arange(first, min(first + batch, count)), device)
+        made.append(autoencoder.encode(pixels).mean.half().cpu())
+    latents = torch.cat(made)
+    _save_whole({"latents": latents}, path)
+    return latents
+
+
+def _fingerprint(network: nn.Module, data: NDArray[np.generic]) -> str:
+    """Changes with the network's weights or the data, so that a cache is never another run's."""
+    digest = hashlib.sha256(np.ascontiguousarray(data).data)
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+
+
+def _part(folder: Path, name: str) -> Path:
+    """The folder of one part, whether the part itself or what holds it was named."""
+    return folder / name if (folder / name).is_dir() else folder

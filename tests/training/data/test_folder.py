@@ -1,0 +1,115 @@
+"""Folders of captioned pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diafano.errors import UserError
+from diafano.training.data.folder import PictureFolder
+
+
+def add(path: Path, colour: str = "red", size: tuple[int, int] = (40, 20)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_captions_beside_pictures(tmp_path: Path) -> None:
+    add(tmp_path / "b.png", "blue")
+    add(tmp_path / "a.JPG", "red")
+    add(tmp_path / "more" / "c.webp", "lime")
+    for name, text in (("b", "  a blue\nwall \n"), ("a", "\ufeffa red wall"), ("more/c", "un muro verde è qui")):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    folder = PictureFolder(tmp_path, 16)
+    assert len(folder) == 3
+    examples = [folder.example(index) for index in range(3)]
+    assert [example.caption for example in examples] == ["a red wall", "a blue wall", "un muro verde è qui"]
+    assert all(example.pixels.shape == (16, 16, 3) and example.pixels.dtype == np.uint8 for example in examples)
+    np.testing.assert_allclose(examples[1].pixels.mean((0, 1)), (0, 0, 255), atol=3)
+    assert folder.example(4).caption == "a blue wall"
+
+
+def test_width_comes_before_height(tmp_path: Path) -> None:
+    add(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a", encoding="utf-8")
+    assert PictureFolder(tmp_path, (24, 16)).example(0).pixels.shape == (16, 24, 3)
+
+
+def test_metadata_as_json_lines(tmp_path: Path) -> None:
+    add(tmp_path / "train" / "1.png")
+    add(tmp_path / "not listed.png")
+    row = {"file_name": "train/1.png", "text": "one", "author": "someone"}
+    (tmp_path / "metadata.jsonl").write_text("\n" + json.dumps(row) + "\n\n", encoding="utf-8")
+    folder = PictureFolder(tmp_path, 8)
+    assert [caption for _, caption in folder.captions] == ["one"]
+    assert folder.example(0).pixels.shape == (8, 8, 3)
+
+
+def test_metadata_as_csv(tmp_path: Path) -> None:
+    add(tmp_path / "1.png")
+    add(tmp_path / "2.png")
+    table = '\ufefftext,file_name\n"red, and\nwide",2.png\n"a ""wall""",1.png\n'
+    (tmp_path / "metadata.csv").write_text(table, encoding="utf-8")
+    assert [c for _, c in PictureFolder(tmp_path, 8).captions] == ["red, and wide", 'a "wall"']
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.jsonl", '{"file_name": "1.png"}', "line 1 has no caption"),
+        ("metadata.jsonl", '{"file_name": "1.png", "text": "  "}', "line 1 has no caption"),
+        ("metadata.jsonl", '{"file_name": "1.png", "text": 5}', "line 1 has no caption"),
+        ("metadata.jsonl", '{"text": "one"}', "no file_name"),
+        ("metadata.jsonl", '{"file_name": "9.png", "text": "one"}', "'9.png', which does not exist"),
+        ("metadata.jsonl", '{"file_name": "../1.png", "text": "one"}', "outside the folder"),
+        ("metadata.jsonl", '{"file_name": "1.png", "text": "one"}\n{oops', "line 2 is not JSON"),
+        ("metadata.jsonl", "[1, 2]", "not a JSON object"),
+        ("metadata.jsonl", "", "no pictures"),
+        ("metadata.csv", "", "columns"),
+        ("metadata.csv", "picture,words\n1.png,one\n", "columns"),
+        ("metadata.csv", "file_name,text\n1.png\n", "line 2 has no caption"),
+        ("metadata.csv", "file_name,text\n,one\n", "no file_name"),
+        ("metadata.csv", "file_name,text\n", "no pictures"),
+    ],
+)
+def test_a_wrong_table_is_one_clear_error(tmp_path: Path, name: str, text: str, message: str) -> None:
+    add(tmp_path / "1.png")
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        PictureFolder(tmp_path, 8)
+
+
+def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match="UTF-8"):
+        PictureFolder(tmp_path, 8)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder"):
+        PictureFolder(tmp_path / "nowhere", 8)
+    with pytest.raises(UserError, match="no pictures"):
+        PictureFolder(tmp_path, 8)
+    add(tmp_path / "apple.png")
+    with pytest.raises(UserError, match=r"apple\.png has no caption"):
+        PictureFolder(tmp_path, 8)
+    (tmp_path / "apple.txt").write_text(" \n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"apple\.txt has no caption"):
+        PictureFolder(tmp_path, 8)
+    (tmp_path / "apple.txt").write_text("an apple", encoding="utf-8")
+    with pytest.raises(UserError, match="0x8"):
+        PictureFolder(tmp_path, (0, 8))
+    for name in ("metadata.jsonl", "metadata.csv"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="keep one"):
+        PictureFolder(tmp_path, 8)
+
+
+def test_a_broken_picture_is_an_error_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    (tmp_path / "a.txt").write_text("a", encoding="utf-8")
+    folder = PictureFolder(tmp_path, 8)
+    with pytest.raises(UserError, match=r"a\.png"):
+        folder.example(0)
