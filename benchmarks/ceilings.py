@@ -20,7 +20,7 @@ import torch  # noqa: E402 (OpenMP reads its settings when torch is imported)
 import torch.nn.functional as F  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from diafano.engine.devices import weightless  # noqa: E402
+from diafano.engine.devices import on_meta  # noqa: E402
 from diafano.networks.unet import UNet, UNetConfig  # noqa: E402
 
 CHANNELS = ((320, 64), (640, 32), (1280, 16))
@@ -63,7 +63,7 @@ def rates(dtype: torch.dtype) -> dict[str, float]:
 
 def step_flops(size: int, batch: int) -> float:
     """FLOP of a guided step of Stable Diffusion 1: two evaluations for each picture."""
-    with weightless():
+    with on_meta():
         unet = UNet(UNetConfig())
         latent = torch.empty(2 * batch, 4, size // 8, size // 8)
         given = latent, torch.empty(2 * batch), torch.empty(2 * batch, 77, 768)

@@ -43,7 +43,7 @@ def diafano_runs(folder: Path, given: argparse.Namespace, compiled: bool) -> tup
     )
     sigmas = model.sigmas(request)
     with torch.inference_mode():
-        texts = model.conditionings(request, len(sigmas) - 1)
+        texts = model.prompts_of_run(request, len(sigmas) - 1)
 
     @torch.inference_mode()
     def steps() -> None:

@@ -1,7 +1,7 @@
 """What users of other programs complain about most, as far as it concerns files and memory: none of it happens here.
 
 Each test goes the way that a user goes, `diafano.load` or a command. What lies below has tests of its own beside its
-code: `checkpoints/test_original.py`, `checkpoints/test_bad_files.py`, `test_stable_diffusion.py`.
+code: `checkpoints/test_single_file.py`, `checkpoints/test_bad_files.py`, `test_stable_diffusion.py`.
 """
 
 import gc
@@ -103,7 +103,7 @@ def test_complaint_memory_grows_at_each_model_switch(tiny_folder: Path, tmp_path
 
 
 def test_complaint_out_of_memory_in_the_decoder(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pictures are decoded in turn. `test_tiles.py` has what happens where one is too large."""
+    """Several pictures are decoded in turn. `engine/test_tiles.py` has what happens where one is too large."""
     decoded = []
 
     def decode(latent: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ def test_complaint_a_seed_gives_another_picture_on_another_device(
     asked: list[tuple[float, ...]] = []
     usual = tiny_model.noise_source
 
-    def send(noise: Tensor, device: torch.device) -> Tensor:
+    def to_device(noise: Tensor, device: torch.device) -> Tensor:
         sent.append((noise.clone(), device.type))
         return noise
 
@@ -278,7 +278,7 @@ def test_complaint_a_seed_gives_another_picture_on_another_device(
         along = source.between if isinstance(source, PathNoise) else lambda *_: source()
         return PathNoise(lambda: (asked.append(()), source())[1], lambda *at: (asked.append(at), along(*at))[1])
 
-    monkeypatch.setattr(request_noise, "send", send)
+    monkeypatch.setattr(request_noise, "to_device", to_device)
     monkeypatch.setattr(tiny_model, "noise_source", recording)
     request, random = tiny_model.request("a fox", seed=7, steps=4, sampler=sampler, like=like), torch.get_rng_state()
     tiny_model.draw(request)

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diafano.engine.devices import weightless
+from diafano.engine.devices import on_meta
 from diafano.families.presets import PRESETS, Preset
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.unet import UNet
@@ -63,7 +63,7 @@ def assert_close(made: Tensor, wanted: Tensor) -> None:
 def test_the_unet_at_full_size(preset: Preset, theirs: Any) -> None:
     width = theirs["cross_attention_dim"]
     theirs = shaken(UNet2DConditionModel(**theirs))
-    with weightless():
+    with on_meta():
         ours = UNet(preset.unet)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
     latent, timestep, text = torch.randn(2, 4, 16, 16), torch.tensor([981.0, 20.5]), torch.randn(2, 77, width)
@@ -81,7 +81,7 @@ def test_the_autoencoder_at_full_size() -> None:
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
     )
-    with weightless():
+    with on_meta():
         ours = Autoencoder(SD1.autoencoder)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
     pixels, latent = torch.rand(1, 3, 128, 128) * 2 - 1, torch.randn(1, 4, 16, 16)
@@ -115,7 +115,7 @@ def test_the_text_encoder_at_full_size(preset: Preset, theirs: Any) -> None:
         )
     )
     assert isinstance(preset.text_encoder, OurCLIPTextConfig)
-    with weightless():
+    with on_meta():
         ours = CLIPTextEncoder(preset.text_encoder)
     stored = theirs.state_dict()
     weights = {name: stored[old] for old, name in strip_text_model_prefix(stored).items()}

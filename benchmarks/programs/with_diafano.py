@@ -54,13 +54,13 @@ class Diafano:
         """From the first step of a run to the second, sampler and all."""
         ends: list[float] = []
 
-        def watch(*_: object) -> None:
+        def nan_guard(*_: object) -> None:
             ends.append(time.perf_counter())
             if len(ends) == 2:
                 raise Enough
 
         with contextlib.suppress(Enough):
-            self.model.draw(self.request(size, batch, STEPS), watch)
+            self.model.draw(self.request(size, batch, STEPS), nan_guard)
         return ends[1] - ends[0]
 
     @torch.inference_mode()
@@ -84,14 +84,14 @@ class Diafano:
     def predictions(self, size: int) -> list[Tensor]:
         found: list[Tensor] = []
         request = self.request(size, 1, STEPS)
-        texts = self.model.conditionings(request, 1)
+        texts = self.model.prompts_of_run(request, 1)
 
-        def watch(step: int, sigma: float, noisy: Tensor, clean: Tensor) -> None:
+        def nan_guard(step: int, sigma: float, noisy: Tensor, clean: Tensor) -> None:
             found.append((noisy - clean) / sigma)  # noisy = clean + sigma * noise
 
         with accelerated(self.model.unet):
             for sigma in SIGMAS:  # a run starts with a latent of which the network sees exactly the noise
-                self.model.denoise(texts, [sigma, 0.0], request, lambda: latent(size, 1), watch)
+                self.model.denoise(texts, [sigma, 0.0], request, lambda: latent(size, 1), nan_guard)
         return found
 
 

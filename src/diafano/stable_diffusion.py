@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from diafano.engine.fused import accelerated
-from diafano.engine.precision import Watch, watched_run
+from diafano.engine.precision import NanGuard, run_with_nan_guard
 from diafano.engine.tiles import decode
 from diafano.errors import UserError
 from diafano.families.matching import check_parts_match
@@ -35,22 +35,22 @@ from diafano.pictures.pixels import fit, to_picture
 from diafano.pictures.upscaling import find_upscaler
 from diafano.request.addons import Addons, Loras
 from diafano.request.card import ModelCard
-from diafano.request.controls import recorded_controls
-from diafano.request.defaults import check_no_picture_is_needed, over_picture_settings
+from diafano.request.controls import controls_as_infotext
+from diafano.request.defaults import check_no_picture_is_needed, image_to_image_settings
 from diafano.request.fast import with_level
 from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE
 from diafano.request.noise import noise_of_request
 from diafano.request.plan import passes_of, steps_before
-from diafano.request.programs.table import find_profile
-from diafano.request.recorded import recorded_text
-from diafano.request.request import Request, Settings, checked, with_one_schedule
+from diafano.request.programs.table import find_program
+from diafano.request.recorded import to_infotext
+from diafano.request.request import Request, Settings, checked, split_sampler_name
 from diafano.sampling.control import Control, Controlled
 from diafano.sampling.deep_cache import DeepCache
 from diafano.sampling.denoiser import Denoiser, Network
 from diafano.sampling.guidance import guidance_of_steps
-from diafano.sampling.hires import counted_on, enlarged
+from diafano.sampling.hires import enlarged, steps_from
 from diafano.sampling.init_image import InitImage, init_image
-from diafano.sampling.prompts import Conditioning, Guide, conditioning_of_steps
+from diafano.sampling.prompts import StepGuidance, StepPrompts, prompts_of_steps
 from diafano.sampling.samplers.table import SAMPLERS, StepInfo, find_sampler
 from diafano.sampling.sigmas import AUTOMATIC
 from diafano.text_encoder.bert import BERTTextEncoder
@@ -131,12 +131,12 @@ class StableDiffusion:
 
         `Settings` has all names. `size` is (width, height), `clip_skip` 1 the text encoder's last layer. `like` is
         "diffusers", "a1111" or "comfyui": the program that draws the same picture of the same settings (see
-        `profiles`). The prompt may have A1111's syntax (see `prompt_syntax`) and any length.
+        `request.programs`). The prompt may have A1111's syntax (see `text_encoder.a1111_syntax`) and any length.
 
         An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), at its own
         size or the nearest; with a `mask` only where that is white, with `outpaint` beyond its sides. See
-        `request_parts.OverPicture` and docs/from_a_picture.md.
-        `controls` are pictures that it is to follow, see `controlnet.Control`.
+        `request.fields.OverPicture` and docs/from_a_picture.md.
+        `controls` are pictures that it is to follow, see `sampling.control.Control`.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
@@ -156,7 +156,7 @@ class StableDiffusion:
         if image is None:
             check_no_picture_is_needed(settings, mask)
             return self.request(prompt, **settings), None
-        over = over_picture_settings(settings, image, mask, self.nearest_size, self.card.size)
+        over = image_to_image_settings(settings, image, mask, self.nearest_size, self.card.size)
         request = self.request(prompt, **over)
         with accelerated(self.autoencoder):
             return request, init_image(
@@ -180,7 +180,7 @@ class StableDiffusion:
         the sampler is usually run with.
         """
         automatic = str(settings.get("schedule")).strip().lower() == AUTOMATIC
-        given = with_one_schedule(with_level({name: value for name, value in settings.items() if value is not None}))
+        given = split_sampler_name(with_level({name: value for name, value in settings.items() if value is not None}))
         fields = {
             "steps": self.card.steps,
             "guidance": self.card.guidance,
@@ -194,10 +194,10 @@ class StableDiffusion:
         }
         request = checked(Request, fields)
         sampler = find_sampler(request.sampler)
-        profile = find_profile(request.like)
+        program = find_program(request.like)
         if "schedule" not in given and (automatic or request.like or request.sampler != self.card.sampler):
-            request = request.model_copy(update={"schedule": profile.automatic(sampler)})
-        if (difference := profile.check(sampler)) is not None:
+            request = request.model_copy(update={"schedule": program.automatic(sampler)})
+        if (difference := program.check(sampler)) is not None:
             warnings.warn(difference, stacklevel=3)
         for option, value in request.sampler_options.items():
             if option not in sampler.options:
@@ -254,16 +254,16 @@ class StableDiffusion:
         recorded = self.recorded(request, controls, loras)
         pictures: list[Image.Image] = []
         with merged(self.unet, self.text_encoder, loras), tileable(request.tileable):
-            runs = [self.conditionings(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
+            runs = [self.prompts_of_run(one, len(levels) - 1) for one, levels in zip(passes, sigmas, strict=True)]
             for places in self.batches(request):
                 latent, over, done = torch.empty(0), start, 0
                 for one, levels, run in zip(passes, sigmas, runs, strict=True):
                     if done > 0:
                         upscaler = find_upscaler(request.hires_upscaler)
                         over = enlarged(latent, one.size, self.autoencoder, upscaler=upscaler, tiles=request.tiles)
-                    on_each, source = counted_on(on_step, done), partial(self.noise_source, one, places)
+                    on_each, source = steps_from(on_step, done), partial(self.noise_source, one, places)
                     denoise = partial(self.denoise, run, levels, one, on_step=on_each, start=over, controls=controls)
-                    latent = watched_run(denoise, source, self.device)
+                    latent = run_with_nan_guard(denoise, source, self.device)
                     done += len(levels) - 1
                 for place, pixels in zip(places, self.decode(latent, request.tiles), strict=True):
                     drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
@@ -274,35 +274,35 @@ class StableDiffusion:
         """What the picture at a place of the request's batch carries as its settings."""
         said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
         words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
-        noted = self.addons.recorded(loras, words) | recorded_controls(controls)
-        return lambda place: recorded_text(said, place, self.card.name, noted)
+        noted = self.addons.recorded(loras, words) | controls_as_infotext(controls)
+        return lambda place: to_infotext(said, place, self.card.name, noted)
 
     def sigmas(self, request: Request) -> list[float]:
         """The falling noise levels of the run: ``steps + 1``, except where `request.like` counts steps otherwise.
 
         With `request.strength` the last share of them.
         """
-        sampler, profile = find_sampler(request.sampler), find_profile(request.like)
+        sampler, program = find_sampler(request.sampler), find_program(request.like)
         if request.strength is None:
-            return profile.grid(sampler, request.schedule, self.schedule, request.steps)
+            return program.grid(sampler, request.schedule, self.schedule, request.steps)
         second = steps_before(request) > 0
-        return profile.part_of_run(sampler, request.schedule, self.schedule, request.steps, request.strength, second)
+        return program.part_of_run(sampler, request.schedule, self.schedule, request.steps, request.strength, second)
 
-    def conditionings(self, request: Request, steps: int) -> list[Conditioning]:
+    def prompts_of_run(self, request: Request, steps: int) -> list[StepPrompts]:
         """The embeddings of the request's texts, for each of the steps."""
-        profile, prompt = find_profile(request.like), without_tags(request.prompt)
-        watch, dtype = Watch("text encoder"), next(self.text_encoder.parameters()).dtype
+        program, prompt = find_program(request.like), without_tags(request.prompt)
+        nan_guard, dtype = NanGuard("text encoder"), next(self.text_encoder.parameters()).dtype
 
         def embed(text: str, skip: int = request.clip_skip) -> Tensor:
-            if profile.weighting is None:
-                return watch(lambda _: self.encode_text([text], skip)[0], dtype)
-            how = partial(embed_prompt, skip=skip, weighting=profile.weighting)
-            return watch(lambda _: how(text, self.tokenizer, self.text_encoder), dtype)
+            if program.weighting is None:
+                return nan_guard(lambda _: self.encode_text([text], skip)[0], dtype)
+            how = partial(embed_prompt, skip=skip, weighting=program.weighting)
+            return nan_guard(lambda _: how(text, self.tokenizer, self.text_encoder), dtype)
 
-        if profile.weighting == "a1111":
-            return conditioning_of_steps(prompt, request.negative, steps, embed, steps_before(request))
-        skip_in_negative = request.clip_skip if profile.skips_in_negative else 1
-        return [Conditioning(((embed(prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
+        if program.weighting == "a1111":
+            return prompts_of_steps(prompt, request.negative, steps, embed, steps_before(request))
+        skip_in_negative = request.clip_skip if program.skips_in_negative else 1
+        return [StepPrompts(((embed(prompt), 1.0),), embed(request.negative, skip_in_negative))] * steps
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts as they stand -> (count, tokens, text width), all in one batch. Warns of words that do not fit."""
@@ -319,21 +319,21 @@ class StableDiffusion:
 
     def denoise(
         self,
-        run: Sequence[Conditioning],
+        run: Sequence[StepPrompts],
         sigmas: Sequence[float],
         request: Request,
         noise_source: Callable[[], Tensor],
         on_step: OnStep | None = None,
         start: InitImage | None = None,
         controls: Sequence[Control] = (),
-        watch: Watch | None = None,
+        nan_guard: NanGuard | None = None,
     ) -> Tensor:
         """From noise at ``sigmas[0]`` to clean latents (batch, 4, h, w), told in each step what `run` says."""
-        profile, sampler = find_profile(request.like), find_sampler(request.sampler)
+        program, sampler = find_program(request.like), find_sampler(request.sampler)
         noise = noise_source()
         if start is not None and len(sigmas) == 1:
             return start.noised(noise, 0.0)
-        noisy = profile.start(noise, sampler, self.schedule, sigmas[0])
+        noisy = program.start(noise, sampler, self.schedule, sigmas[0])
         if start is not None and request.strength != 1.0:
             noisy = start.noised(noise, sigmas[0])
         seen = None if start is None or start.picture is None else start.beside
@@ -345,9 +345,9 @@ class StableDiffusion:
             if start is None or start.latent_mask is None:
                 raise UserError(f"the model {self.card.name} fills in pictures: give an image and a mask")
             network = start.inpainting(unet)
-        denoiser = Denoiser(profile.network(network, sampler, request.schedule), self.schedule, self.dtype, watch)
+        denoiser = Denoiser(program.network(network, sampler, request.schedule), self.schedule, self.dtype, nan_guard)
         guidance = guidance_of_steps(request.guidance, request.guidance_interval, len(run))
-        guide = Guide(run, denoiser, guidance, len(noise), request.guidance_rescale)
+        guide = StepGuidance(run, denoiser, guidance, len(noise), request.guidance_rescale)
 
         def after_step(info: StepInfo) -> None:
             guide.step = unet.step = info.step + 1
@@ -356,10 +356,10 @@ class StableDiffusion:
 
         denoise = guide if start is None or network is not unet else start.keep(guide)
         options = request.sampler_options
-        function = profile.function(sampler, self.schedule)
+        function = program.function(sampler, self.schedule)
         with accelerated(self.unet, *(control.network for control in controls)):
             latent = function(denoise, noisy, sigmas, noise_source=noise_source, on_step=after_step, **options)
-        return profile.finish(latent, sampler, self.schedule, sigmas)
+        return program.finish(latent, sampler, self.schedule, sigmas)
 
     def decode(self, latent: Tensor, tiles: bool | None = None) -> Iterator[Tensor]:
         """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32; see `tiles`."""

@@ -15,7 +15,7 @@ from safetensors.torch import save_file as save_tensors
 import diafano
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.reading import assign_weights, read_safetensors
-from diafano.engine.devices import lay_out
+from diafano.engine.devices import to_channels_last
 from diafano.engine.memory import MappedFiles, without_collecting
 from diafano.networks.unet import UNet, UNetConfig
 from diafano.stable_diffusion import StableDiffusion
@@ -81,7 +81,7 @@ def test_convolutions_are_laid_out_before_they_run(tmp_path: Path) -> None:
     weight = loaded.down_blocks[0].resnets[0].conv1.weight
     assert weight.is_contiguous()
     with torch.inference_mode():
-        lay_out(loaded)
+        to_channels_last(loaded)
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_inference()
     assert all(torch.equal(one, other) for one, other in zip(loaded.parameters(), made.parameters(), strict=True))
     arguments = (torch.randn(1, 4, 8, 8).bfloat16(), torch.tensor([3.0]), torch.randn(1, 5, 16).bfloat16())

@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diafano.checkpoints.reading import assign_weights, read_json, read_weights
-from diafano.engine.devices import weightless
+from diafano.engine.devices import on_meta
 from diafano.errors import UserError
 
 CPU = torch.device("cpu")
 
 
 def linear() -> nn.Linear:
-    with weightless():
+    with on_meta():
         return nn.Linear(3, 2)
 
 

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import diafano
-from diafano.engine.devices import send
-from diafano.sampling.prompts import Conditioning
+from diafano.engine.devices import to_device
+from diafano.sampling.prompts import StepPrompts
 from diafano.sampling.samplers.table import SAMPLERS
 from diafano.stable_diffusion import StableDiffusion
 
@@ -54,7 +54,7 @@ def crossings(model: StableDiffusion, **settings: Any) -> list[tuple[int, ...]]:
     request, start = model.prepare("a cat", steps=STEPS, seed=1, **settings)
     text = torch.empty(77, model.unet.config.text_width, device=META)
     sigmas = model.sigmas(request)
-    run = [Conditioning(((text, 1.0),), text)] * (len(sigmas) - 1)
+    run = [StepPrompts(((text, 1.0),), text)] * (len(sigmas) - 1)
     if start is not None:
         start = on_meta(start)
     marks: list[int] = []
@@ -106,8 +106,8 @@ def test_noise_is_sent_to_a_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPat
     told: list[object] = []
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: told.append("pinned") or tensor)
     monkeypatch.setattr(Tensor, "to", lambda tensor, device, **how: told.append((device.type, how)) or tensor)
-    send(torch.ones(2), torch.device("cuda"))
+    to_device(torch.ones(2), torch.device("cuda"))
     assert told == ["pinned", ("cuda", {"non_blocking": True})]
     told.clear()
-    send(torch.ones(2), torch.device("cpu"))
+    to_device(torch.ones(2), torch.device("cpu"))
     assert told == [("cpu", {})]

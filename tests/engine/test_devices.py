@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diafano.engine import devices
-from diafano.engine.devices import SMALL_MODEL, find_device, find_dtype, weightless
+from diafano.engine.devices import SMALL_MODEL, find_device, find_dtype, on_meta
 from diafano.errors import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -66,7 +66,7 @@ def test_cpu_is_always_there() -> None:
 
 
 def test_weightless_modules_have_shapes_and_no_memory() -> None:
-    with weightless():
+    with on_meta():
         layer = nn.Linear(10**6, 10**6)  # 4 TB
         nn.init.normal_(layer.weight)
         norm = nn.GroupNorm(2, 4)

@@ -15,7 +15,7 @@ from diafano.engine import native_operations as by_library
 from diafano.engine import torch_operations as by_torch
 from diafano.engine.build import Tiles, available
 from diafano.engine.fused import accelerated
-from diafano.engine.precision import InFloat32
+from diafano.engine.precision import Upcast
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig, LatentDistribution
 from diafano.networks.layers import Attention, ResidualBlock, SpatialTransformer, Upsample
 from diafano.networks.unet import UNet, UNetConfig
@@ -128,7 +128,7 @@ def test_convolution_of_a_map_of_twice_the_size(by: None, channels: int, height:
     conv, x = layer(nn.Conv2d(channels, 33, 3, padding=1)), random(2, channels, height, width)
     assert isinstance(conv, nn.Conv2d)
     expected = in_float32(conv, F.interpolate(x, scale_factor=2.0, mode="nearest"))
-    exact = operations.convolution(x, conv, twice=True, dtype=torch.float32)
+    exact = operations.convolution(x, conv, upsampled=True, dtype=torch.float32)
     assert distance(exact, expected) < 2 * ROUNDING
 
 
@@ -146,7 +146,7 @@ def test_convolution_of_every_shape_of_work(by: None) -> None:
         conv, x = layer(nn.Conv2d(before, after, 3, padding=1, bias=False)), random(1, before, size, size)
         assert isinstance(conv, nn.Conv2d)
         expected = in_float32(conv, F.interpolate(x, scale_factor=2.0, mode="nearest") if twice else x)
-        assert distance(operations.convolution(x, conv, twice=twice), expected) < 2 * ROUNDING
+        assert distance(operations.convolution(x, conv, upsampled=twice), expected) < 2 * ROUNDING
 
 
 @needs_engine
@@ -456,7 +456,7 @@ def test_pictures_in_bands_are_as_near_to_float32(way: str, largest_kept: int, m
         found = computed(bands, x)
         assert calls.count("convolution") > 30 and "attention" in calls
         calls.clear()
-        with InFloat32():  # as a stage that gave NaN is computed again
+        with Upcast():  # as a stage that gave NaN is computed again
             exact = computed(bands, x.float())
         assert not calls
     assert distance(exact, computed(autoencoder.float(), x.float())) < 1e-5

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diafano.engine.precision import InFloat32, Watch, watched_run
+from diafano.engine.precision import NanGuard, Upcast, run_with_nan_guard
 from diafano.errors import UserError
 from diafano.stable_diffusion import StableDiffusion
 
@@ -52,7 +52,7 @@ def test_half_precision_weights_compute_in_float32(tiny_model: StableDiffusion, 
         part.float()
     latent, time = torch.randn(2, 4, 8, 8), torch.tensor([500.0, 3.0])
     ids = tiny_model.tokenizer(["a fox", "two bananas"])
-    with InFloat32():
+    with Upcast():
         text = half.text_encoder(ids)
         seen = text, half.unet(latent, time, text), half.autoencoder.decode(latent)
     text = raised.text_encoder(ids)
@@ -109,22 +109,22 @@ def test_damaged_weights_are_one_sentence(tiny_model: StableDiffusion, stage: st
 
 
 def test_on_a_gpu_a_run_is_looked_at_once_and_repeated_where_it_has_to_be() -> None:
-    runs: list[Watch | None] = []
+    runs: list[NanGuard | None] = []
 
     def run(good: bool) -> Callable[..., Tensor]:
-        def latent(noise_source: int, watch: Watch | None) -> Tensor:
-            runs.append(watch)
-            return torch.zeros(2) if good or watch is not None else torch.tensor([0.0, torch.inf])
+        def latent(noise_source: int, nan_guard: NanGuard | None) -> Tensor:
+            runs.append(nan_guard)
+            return torch.zeros(2) if good or nan_guard is not None else torch.tensor([0.0, torch.inf])
 
         return latent
 
     cuda = torch.device("cuda")
-    assert watched_run(run(good=True), int, cuda).isfinite().all() and runs == [None]
+    assert run_with_nan_guard(run(good=True), int, cuda).isfinite().all() and runs == [None]
     runs.clear()
-    assert watched_run(run(good=False), int, cuda).isfinite().all()
+    assert run_with_nan_guard(run(good=False), int, cuda).isfinite().all()
     assert runs[0] is None and runs[1] is not None
     runs.clear()
-    watched_run(run(good=True), int, torch.device("cpu"))
+    run_with_nan_guard(run(good=True), int, torch.device("cpu"))
     assert runs[0] is not None and len(runs) == 1
 
 
@@ -136,8 +136,8 @@ def test_a_repeated_run_starts_from_the_same_noise(
     settings = {"seed": 1, "sampler": "euler_ancestral"}
     expected = np.asarray(model.generate("a fox", **settings)[0]).astype(int)  # type: ignore[arg-type]
     monkeypatch.setattr(
-        "diafano.stable_diffusion.watched_run",
-        lambda run, source, device: watched_run(run, source, torch.device("cuda")),
+        "diafano.stable_diffusion.run_with_nan_guard",
+        lambda run, source, device: run_with_nan_guard(run, source, torch.device("cuda")),
     )
     steps: list[int] = []
     with warnings.catch_warnings():
@@ -149,6 +149,6 @@ def test_a_repeated_run_starts_from_the_same_noise(
 
 def test_a_weight_that_is_no_parameter_of_half_precision_stays() -> None:
     layer = nn.Linear(2, 2)
-    with InFloat32():
+    with Upcast():
         assert layer(torch.zeros(1, 2, dtype=torch.float32)).dtype == torch.float32
         assert (torch.zeros(2).half() + 1).dtype == torch.float16

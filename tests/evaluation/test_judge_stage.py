@@ -44,9 +44,9 @@ def test_focal_loss_without_objects_is_finite() -> None:
 
 
 def test_natural_tints_are_those_one_cannot_tell() -> None:
-    twins = natural_tints(Sprites.shipped(), OBJECTS)
-    assert twins["heart"] == "red" and twins["star"] == "yellow"
-    assert not {"robot", "dog", "tree"} & twins.keys()
+    is_doubled = natural_tints(Sprites.shipped(), OBJECTS)
+    assert is_doubled["heart"] == "red" and is_doubled["star"] == "yellow"
+    assert not {"robot", "dog", "tree"} & is_doubled.keys()
 
 
 def test_loss_falls_and_the_saved_judge_opens(tmp_path: Path) -> None:

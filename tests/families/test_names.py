@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils as oracle
 
-from diafano.engine.devices import weightless
+from diafano.engine.devices import on_meta
 from diafano.families import names
 from diafano.families.presets import PRESETS, Preset, build
 from diafano.text_encoder.clip import CLIPTextConfig
@@ -24,7 +24,7 @@ PRESETS_TRIED = [PRESETS["sd1"], PRESETS["sd2"], TINY, replace(TINY, unet=TINY.u
 
 @pytest.mark.parametrize("preset", PRESETS_TRIED, ids=lambda preset: preset.name)
 def test_unet_names_are_those_of_diffusers_conversion(preset: Preset) -> None:
-    with weightless():
+    with on_meta():
         ours = build(preset, device="meta").unet.state_dict()
     table = names.unet_table(preset.unet, ours)
     original = names.to_original(ours, table)
@@ -37,7 +37,7 @@ def test_unet_names_are_those_of_diffusers_conversion(preset: Preset) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS_TRIED, ids=lambda preset: preset.name)
 def test_autoencoder_names_are_those_of_diffusers_conversion(preset: Preset) -> None:
-    with weightless():
+    with on_meta():
         ours = build(preset, device="meta").autoencoder.state_dict()
     original = names.to_original(ours, names.autoencoder_table(preset.autoencoder, ours))
     config = {key: preset.autoencoder.widths for key in ("down_block_types", "up_block_types")}
@@ -84,7 +84,7 @@ def test_open_clip_values_go_where_diffusers_puts_them() -> None:
 
 @pytest.mark.parametrize("preset", [PRESETS["sd1"], PRESETS["sd2"]], ids=lambda preset: preset.name)
 def test_known_names_of_the_published_files(preset: Preset) -> None:
-    with weightless():
+    with on_meta():
         ours = build(preset, device="meta").unet.state_dict()
     original = names.to_original(ours, names.unet_table(preset.unet, ours))
     start = "model.diffusion_model."

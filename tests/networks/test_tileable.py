@@ -16,7 +16,7 @@ from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.tileable import padded, tileable, wrapped_axes
 from diafano.networks.unet import UNet, UNetConfig
 from diafano.pictures.files import read_parameters, read_picture
-from diafano.request.recorded import read_recorded
+from diafano.request.recorded import from_infotext
 from diafano.stable_diffusion import StableDiffusion
 
 SHIFT = (8, 4)
@@ -138,7 +138,7 @@ def test_an_image_to_draw_over_is_seen_without_edges_too(tiny_model: StableDiffu
 def test_it_is_recorded_and_read_back(tiny_model: StableDiffusion, said: bool | str, text: str) -> None:
     picture = tiny_model.generate("a fox", seed=1, steps=1, tileable=said)[0]
     assert f", {text}, " in picture.info["parameters"]
-    recorded = read_recorded(picture.info["parameters"])
+    recorded = from_infotext(picture.info["parameters"])
     assert not recorded.ignored
     again = tiny_model.generate(recorded.prompt, **recorded.settings)[0]
     assert again.tobytes() == picture.tobytes()
@@ -147,9 +147,9 @@ def test_it_is_recorded_and_read_back(tiny_model: StableDiffusion, said: bool | 
 
 def test_a1111s_word_for_it_is_understood() -> None:
     text = "a fox\nSteps: 4, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64, Tiling: {}, Version: v1.9.0"
-    assert read_recorded(text.format("True")).settings["tileable"] == "both"
-    assert read_recorded(text.format("False")).settings["tileable"] is None
-    assert read_recorded(text.format("diagonal")).ignored == ("Tiling: diagonal",)
+    assert from_infotext(text.format("True")).settings["tileable"] == "both"
+    assert from_infotext(text.format("False")).settings["tileable"] is None
+    assert from_infotext(text.format("diagonal")).ignored == ("Tiling: diagonal",)
 
 
 def test_other_axes_are_one_sentence(tiny_model: StableDiffusion) -> None:

@@ -14,7 +14,7 @@ from diafano.errors import UserError
 from diafano.noise.philox import Philox
 from diafano.noise.variations import slerp
 from diafano.pictures.files import read_parameters
-from diafano.request.recorded import read_recorded
+from diafano.request.recorded import from_infotext
 from diafano.stable_diffusion import StableDiffusion
 
 LIKE = [None, "diffusers", "a1111", "comfyui"]
@@ -103,7 +103,7 @@ def test_variations_are_recorded_and_drawn_again(
     assert cli.run([*command, "a fox", "--variation-strength", "0.2", "--output", again]) == 0
     assert "variation seed " in capsys.readouterr().err
 
-    recorded = read_recorded(
+    recorded = from_infotext(
         "a fox\nSteps: 3, Sampler: DDIM, Seed: 11, Variation seed: 5, Variation seed strength: 0.1"
     )
     request = tiny_model.request(recorded.prompt, **recorded.settings)

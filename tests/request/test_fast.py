@@ -5,7 +5,7 @@ from PIL import Image, ImageChops
 
 from diafano.errors import UserError
 from diafano.request.fast import LEVELS, with_level
-from diafano.request.recorded import read_recorded, with_overrides
+from diafano.request.recorded import from_infotext, with_overrides
 from diafano.request.request import Settings
 from diafano.stable_diffusion import StableDiffusion
 
@@ -34,7 +34,7 @@ def test_a_picture_records_the_settings_and_is_drawn_again_from_them(tiny_model:
     (drawn,) = tiny_model.generate("a penguin", fast=3, seed=5)
     text = drawn.info["parameters"]
     assert "Steps: 15, Sampler: UniPC" in text and "Deep cache: 3" in text
-    recorded = read_recorded(text)
+    recorded = from_infotext(text)
     (again,) = tiny_model.generate(recorded.prompt, **recorded.settings)
     assert difference(drawn, again) == 0
     exact = tiny_model.generate(recorded.prompt, **with_overrides(recorded, Settings(deep_cache=1)))[0]
@@ -43,7 +43,7 @@ def test_a_picture_records_the_settings_and_is_drawn_again_from_them(tiny_model:
 
 def test_a_level_replaces_what_a_picture_recorded(tiny_model: StableDiffusion):
     (drawn,) = tiny_model.generate("a penguin", sampler="heun", schedule="karras", steps=3, seed=5)
-    settings = with_overrides(read_recorded(drawn.info["parameters"]), Settings(fast=1))
+    settings = with_overrides(from_infotext(drawn.info["parameters"]), Settings(fast=1))
     request = tiny_model.request("a penguin", **settings)
     assert (request.sampler, request.steps, request.schedule, request.seed) == ("uni_pc", 25, "uniform", 5)
 

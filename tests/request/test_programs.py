@@ -22,7 +22,7 @@ from diafano.noise.philox import Philox
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.noise.sources import cpu, gpu
 from diafano.request.programs import grids
-from diafano.request.programs.table import PROFILES, find_profile
+from diafano.request.programs.table import PROGRAMS, find_program
 from diafano.sampling.samplers.table import SAMPLERS, find_sampler
 from diafano.sampling.sigmas import SCHEDULES
 from diafano.stable_diffusion import StableDiffusion
@@ -247,7 +247,7 @@ def test_comfyuis_own_grids() -> None:
 
 def test_complaint_same_settings_differ_between_programs(model: StableDiffusion) -> None:
     """They do, and each of the pictures can be asked for, and is told apart by what it carries."""
-    pictures = {like: model.generate("a fox", seed=1, sampler="DPM++ 2M", like=like)[0] for like in (None, *PROFILES)}
+    pictures = {like: model.generate("a fox", seed=1, sampler="DPM++ 2M", like=like)[0] for like in (None, *PROGRAMS)}
     pixels = [np.asarray(picture) for picture in pictures.values()]
     assert all((one != other).any() for index, one in enumerate(pixels) for other in pixels[:index])
     for like, picture in pictures.items():
@@ -263,7 +263,7 @@ def test_without_a_profile_nothing_changes(model: StableDiffusion) -> None:
 
 
 @given(
-    name=st.sampled_from(sorted(PROFILES)),
+    name=st.sampled_from(sorted(PROGRAMS)),
     sampler=st.sampled_from(sorted(SAMPLERS)),
     schedule=st.sampled_from(sorted(SCHEDULES)),
     steps=st.integers(2, 1000),
@@ -271,15 +271,15 @@ def test_without_a_profile_nothing_changes(model: StableDiffusion) -> None:
 )
 def test_every_grid_falls(name: str, sampler: str, schedule: str, steps: int, spacing: Any) -> None:
     trained = NoiseSchedule(ScheduleConfig(spacing=spacing, final_sigma="first"))
-    sigmas = PROFILES[name].grid(SAMPLERS[sampler], schedule, trained, steps)
+    sigmas = PROGRAMS[name].grid(SAMPLERS[sampler], schedule, trained, steps)
     assert len(sigmas) >= 2 and sigmas[-1] >= 0.0
     assert all(after < before for before, after in pairwise(sigmas))
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
 def test_a_picture_gets_its_noise_whatever_is_drawn_beside_it(name: str) -> None:
     def calls(places: range) -> Iterator[Tensor]:
-        source = PROFILES[name].noise_source(5, places, 6, (2, 4))
+        source = PROGRAMS[name].noise_source(5, places, 6, (2, 4))
         return (source() for _ in range(3))
 
     for whole, part in zip(calls(range(6)), calls(range(2, 4)), strict=True):
@@ -289,10 +289,10 @@ def test_a_picture_gets_its_noise_whatever_is_drawn_beside_it(name: str) -> None
 
 
 def test_names() -> None:
-    assert find_profile(" ComfyUI ").name == "comfyui"
-    assert find_profile(None).start_noise is cpu
+    assert find_program(" ComfyUI ").name == "comfyui"
+    assert find_program(None).start_noise is cpu
     with pytest.raises(UserError, match="use one of diffusers, a1111, comfyui"):
-        find_profile("novelai")
+        find_program("novelai")
 
 
 def test_what_a_program_lacks_is_refused_and_what_it_does_otherwise_is_said(model: StableDiffusion) -> None:
@@ -305,6 +305,6 @@ def test_what_a_program_lacks_is_refused_and_what_it_does_otherwise_is_said(mode
 
 
 def test_automatic_is_the_programs(model: StableDiffusion) -> None:
-    found = {name: model.request("a fox", sampler="DPM++ 2M", like=name).schedule for name in PROFILES}
+    found = {name: model.request("a fox", sampler="DPM++ 2M", like=name).schedule for name in PROGRAMS}
     assert found == {"diffusers": "uniform", "a1111": "karras", "comfyui": "normal"}
     assert model.request("a fox", sampler="DPM++ 2M", like="comfyui", schedule="karras").schedule == "karras"

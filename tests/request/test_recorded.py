@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from diafano.cli import main as cli
 from diafano.errors import UserError
 from diafano.pictures.files import read_parameters, save_picture
-from diafano.request.recorded import Recorded, read_recorded, with_overrides
+from diafano.request.recorded import Recorded, from_infotext, with_overrides
 from diafano.stable_diffusion import StableDiffusion
 
 LINE = "Steps: 3, Sampler: {sampler}, CFG scale: 6.5, Seed: 11, Size: 64x128, Model: tiny"
@@ -64,7 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_the_request_is_read_back(tiny_model: StableDiffusion, kind: str) -> None:
     settings = {"prompt": "two bananas", "seed": 5, **SETTINGS[kind]}
     request = tiny_model.request(settings.pop("prompt"), **settings)
-    recorded = read_recorded(tiny_model.draw(request)[0].info["parameters"])
+    recorded = from_infotext(tiny_model.draw(request)[0].info["parameters"])
     assert tiny_model.request(recorded.prompt, **recorded.settings) == request
     assert (recorded.model, recorded.ignored) == ("tiny", ())
 
@@ -150,7 +150,7 @@ def test_what_belongs_to_a_replaced_setting_goes_with_it() -> None:
 def test_complaint_sampler_names_that_do_not_match(
     tiny_model: StableDiffusion, says: str, expected: tuple[str, str]
 ) -> None:
-    recorded = read_recorded(f"a fox\nSteps: 3, {says}, CFG scale: 6.5, Seed: 11, Size: 64x128")
+    recorded = from_infotext(f"a fox\nSteps: 3, {says}, CFG scale: 6.5, Seed: 11, Size: 64x128")
     request = tiny_model.request(recorded.prompt, **recorded.settings)
     assert (request.sampler, request.schedule) == expected
     assert (request.like, request.seed, request.size, request.guidance) == ("a1111", 11, (64, 128), 6.5)
@@ -159,14 +159,14 @@ def test_complaint_sampler_names_that_do_not_match(
 
 def test_clip_skip_rng_and_eta_are_honoured(tiny_model: StableDiffusion) -> None:
     text = "a fox\n" + LINE.format(sampler="Euler a") + ", Clip skip: 2, RNG: {}, Eta: 0.67, Sigma noise: 1.02"
-    settings = read_recorded(text.format("CPU")).settings
+    settings = from_infotext(text.format("CPU")).settings
     assert (settings["clip_skip"], settings["rng"], settings["eta"], settings["s_noise"]) == (2, "CPU", 0.67, 1.02)
-    assert read_recorded(text.format("NV")).settings["rng"] == "GPU"
-    assert "rng" not in read_recorded("a fox\n" + LINE.format(sampler="DDIM")).settings
+    assert from_infotext(text.format("NV")).settings["rng"] == "GPU"
+    assert "rng" not in from_infotext("a fox\n" + LINE.format(sampler="DDIM")).settings
 
 
 def test_comfyuis_pictures_are_drawn_like_comfyui() -> None:
-    assert read_recorded(f"a fox\n{LINE.format(sampler='Euler')}, Version: ComfyUI").settings["like"] == "comfyui"
+    assert from_infotext(f"a fox\n{LINE.format(sampler='Euler')}, Version: ComfyUI").settings["like"] == "comfyui"
 
 
 def test_what_cannot_be_honoured_is_said(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,19 +192,19 @@ def test_what_cannot_be_honoured_is_said(tiny_folder: Path, tmp_path: Path, caps
 
 
 def test_samplers_and_schedules_that_are_not_known_are_said(tiny_model: StableDiffusion) -> None:
-    recorded = read_recorded(f"a fox\n{LINE.format(sampler='DPM adaptive')}, Schedule type: Turbo")
+    recorded = from_infotext(f"a fox\n{LINE.format(sampler='DPM adaptive')}, Schedule type: Turbo")
     assert recorded.ignored == ("Sampler: DPM adaptive",)
     assert tiny_model.request("a fox", **recorded.settings).sampler == "ddim"
-    recorded = read_recorded(f"a fox\n{LINE.format(sampler='Euler')}, Schedule type: Turbo, Eta: 0.5")
+    recorded = from_infotext(f"a fox\n{LINE.format(sampler='Euler')}, Schedule type: Turbo, Eta: 0.5")
     assert recorded.ignored == ("Eta: 0.5 (of another sampler)", "Schedule type: Turbo")
     assert tiny_model.request("a fox", **recorded.settings).schedule == "uniform"
 
 
 def test_a_value_that_is_no_number_is_one_sentence() -> None:
     with pytest.raises(UserError, match="says Steps 'many'"):
-        read_recorded("a fox\nSteps: many, Sampler: Euler, Seed: 1")
+        from_infotext("a fox\nSteps: many, Sampler: Euler, Seed: 1")
     with pytest.raises(UserError, match="holds no settings"):
-        read_recorded("a fox, a banana and nothing else")
+        from_infotext("a fox, a banana and nothing else")
 
 
 @pytest.mark.parametrize("kind", ["no settings", "other text", "no picture", "no prompt"])

@@ -13,8 +13,8 @@ from torch import Tensor
 from diafano.errors import UserError
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.sampling.denoiser import Denoiser
-from diafano.sampling.guidance import guidance_of_steps, guiding, rescaled
-from diafano.sampling.prompts import Conditioning, Guide
+from diafano.sampling.guidance import classifier_free_guidance, guidance_of_steps, rescaled
+from diafano.sampling.prompts import StepGuidance, StepPrompts
 from diafano.stable_diffusion import StableDiffusion
 
 NUMBER = st.floats(0, 100)
@@ -70,8 +70,8 @@ class Counting:
 
 def test_outside_the_interval_the_network_is_asked_once() -> None:
     network = Counting()
-    run = [Conditioning(((torch.ones(77, 8), 1.0),), torch.zeros(77, 8))] * 5
-    guide = Guide(run, Denoiser(network, NoiseSchedule()), guidance_of_steps(3.0, (0.2, 0.6), 5), 2)
+    run = [StepPrompts(((torch.ones(77, 8), 1.0),), torch.zeros(77, 8))] * 5
+    guide = StepGuidance(run, Denoiser(network, NoiseSchedule()), guidance_of_steps(3.0, (0.2, 0.6), 5), 2)
     for guide.step in range(5):
         guide(torch.ones(2, 4, 2, 2), 1.0)
     assert network.batches == [2, 4, 4, 2, 2]
@@ -117,9 +117,11 @@ def test_each_picture_gets_its_own_spread_back() -> None:
     network, rows = Counting(), torch.randn(2, 77, 8, generator=torch.Generator().manual_seed(1))
     denoiser = Denoiser(network, NoiseSchedule())
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    whole = guiding(denoiser, rows + 1, rows, 1.0)(x, 3.0, 7.5)
+    whole = classifier_free_guidance(denoiser, rows + 1, rows, 1.0)(x, 3.0, 7.5)
     for one in range(2):
-        alone = guiding(denoiser, rows[one : one + 1] + 1, rows[one : one + 1], 1.0)(x[one : one + 1], 3.0, 7.5)
+        alone = classifier_free_guidance(denoiser, rows[one : one + 1] + 1, rows[one : one + 1], 1.0)(
+            x[one : one + 1], 3.0, 7.5
+        )
         torch.testing.assert_close(alone, whole[one : one + 1])
         asked = denoiser.prediction(x[one], 3.0, denoiser(x, 3.0, rows + 1)[one])
         torch.testing.assert_close(denoiser.prediction(x[one], 3.0, whole[one]).std(), asked.std())
@@ -134,7 +136,7 @@ def test_texts_of_other_lengths_are_guided_alike(guidance: float, rescale: float
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def clean(*texts: tuple[Tensor, float]) -> Tensor:
-        return Conditioning(texts, negative).guide(denoiser, 2, rescale)(x, 2.0, guidance)
+        return StepPrompts(texts, negative).guide(denoiser, 2, rescale)(x, 2.0, guidance)
 
     expected = clean((positive, 1.0))
     torch.testing.assert_close(clean((positive.repeat(2, 1), 1.0)), expected)

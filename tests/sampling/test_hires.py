@@ -13,8 +13,8 @@ from diafano.errors import UserError
 from diafano.explain.filmstrip import Filmstrip
 from diafano.pictures.files import read_parameters
 from diafano.pictures.pixels import to_picture, to_pixels
-from diafano.request.programs.table import find_profile
-from diafano.request.recorded import read_recorded
+from diafano.request.programs.table import find_program
+from diafano.request.recorded import from_infotext
 from diafano.sampling.init_image import InitImage
 from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import StableDiffusion
@@ -36,7 +36,7 @@ def draw(model: StableDiffusion, prompt: str = "a fox", **settings: Any) -> Imag
 def latent_of_first(model: StableDiffusion, **settings: Any) -> torch.Tensor:
     request = model.request("a fox", **{**PLAIN, **settings})
     sigmas = model.sigmas(request)
-    run = model.conditionings(request, len(sigmas) - 1)
+    run = model.prompts_of_run(request, len(sigmas) - 1)
     return model.denoise(run, sigmas, request, model.noise_source(request, range(1)))
 
 
@@ -66,7 +66,7 @@ def test_the_second_pass_is_image_to_image(tiny_model: StableDiffusion, like: st
 def test_a1111s_second_pass_runs_all_its_steps(tiny_model: StableDiffusion) -> None:
     request = tiny_model.request("a fox", **PLAIN, like="a1111", hires=2.0, hires_steps=6, hires_strength=0.4)
     first, second = tiny_model.passes(request)
-    whole = find_profile("a1111").grid(find_sampler("euler_ancestral"), "uniform", tiny_model.schedule, 15)
+    whole = find_program("a1111").grid(find_sampler("euler_ancestral"), "uniform", tiny_model.schedule, 15)
     assert tiny_model.sigmas(second) == whole[-7:]
     assert len(tiny_model.sigmas(first)) == 5 and tiny_model.steps_of(request) == 10
     assert second.seed == first.seed  # and so the same noise, at the larger size
@@ -134,7 +134,7 @@ def test_the_second_pass_is_recorded_and_drawn_again(
     tiny_model: StableDiffusion, tiny_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     drawn = draw(tiny_model, **settings)
-    recorded = read_recorded(drawn.info["parameters"])
+    recorded = from_infotext(drawn.info["parameters"])
     assert tiny_model.request(recorded.prompt, **recorded.settings) == tiny_model.request("a fox", **PLAIN, **settings)
     drawn.save(tmp_path / "first.png")
     again = str(tmp_path / "again.png")
@@ -147,7 +147,7 @@ def test_the_second_pass_is_recorded_and_drawn_again(
 
 def test_a1111s_second_pass_is_understood(tiny_model: StableDiffusion, tiny_folder: Path, tmp_path: Path) -> None:
     line = "Steps: 4, Sampler: Euler a, CFG scale: 6, Seed: 1, Size: 64x64, Denoising strength: 0.4"
-    recorded = read_recorded(f"a fox\n{line}, Hires upscale: 2, Hires steps: 0, Hires upscaler: R-ESRGAN 4x+")
+    recorded = from_infotext(f"a fox\n{line}, Hires upscale: 2, Hires steps: 0, Hires upscaler: R-ESRGAN 4x+")
     assert recorded.ignored == ("Hires upscaler: R-ESRGAN 4x+ (Lanczos instead)",)
     first, second = tiny_model.passes(tiny_model.request(recorded.prompt, **recorded.settings))
     assert (first.strength, second.strength, second.size, second.steps) == (None, 0.4, (128, 128), 4)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diafano.noise.schedule import NoiseSchedule
 from diafano.sampling.denoiser import Denoiser
-from diafano.sampling.prompts import Guide, conditioning_of_steps
+from diafano.sampling.prompts import StepGuidance, prompts_of_steps
 from diafano.stable_diffusion import StableDiffusion
 
 SCHEDULE = NoiseSchedule()
@@ -23,8 +23,8 @@ def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
 
 
 def noise_at(prompt: str, negative: str, step: int, *, steps: int = 4, guidance: float = 2.0) -> float:
-    run = conditioning_of_steps(prompt, negative, steps, embed)
-    guide = Guide(run, Denoiser(network, SCHEDULE), [guidance] * steps, 2)
+    run = prompts_of_steps(prompt, negative, steps, embed)
+    guide = StepGuidance(run, Denoiser(network, SCHEDULE), [guidance] * steps, 2)
     guide.step = step
     x = torch.zeros(2, 1, 1, 1)
     return float(-guide(x, 1.0)[0, 0, 0, 0])  # clean = x - sigma * noise
@@ -55,13 +55,13 @@ def test_equal_texts_are_embedded_once() -> None:
         asked.append(text)
         return embed(text)
 
-    conditioning_of_steps("[a|b] AND a", "a", 50, count)
+    prompts_of_steps("[a|b] AND a", "a", 50, count)
     assert sorted(asked) == [" a", "a", "b"]
 
 
 def test_a_prompt_beyond_77_tokens_is_told_whole(tiny_model: StableDiffusion) -> None:
     request = tiny_model.request("1 " * 100, seed=1)
-    (first, *_) = tiny_model.conditionings(request, 4)
+    (first, *_) = tiny_model.prompts_of_run(request, 4)
     assert len(first.positive[0][0]) == 2 * 77 and len(first.negative) == 77
     (picture,) = tiny_model.generate("1 " * 100, seed=1)
     assert picture.size == (64, 64)
@@ -72,7 +72,7 @@ def test_brackets_are_words_for_diffusers(tiny_model: StableDiffusion) -> None:
     literal = heavy.model_copy(update={"like": "diffusers"})
 
     def first(request: object) -> Tensor:
-        return tiny_model.conditionings(request, 1)[0].positive[0][0]  # type: ignore[arg-type]
+        return tiny_model.prompts_of_run(request, 1)[0].positive[0][0]  # type: ignore[arg-type]
 
     assert not torch.allclose(first(heavy), first(plain))
     assert torch.equal(first(literal), tiny_model.encode_text(["a (penguin:1.5)"])[0])

@@ -18,7 +18,7 @@ from diafano.checkpoints.addon_files import hash_of_piece
 from diafano.checkpoints.configs import read_controlnet_config
 from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights, weight_files
-from diafano.engine.devices import weightless
+from diafano.engine.devices import on_meta
 from diafano.errors import UserError
 from diafano.families import names as table
 from diafano.networks.controlnet import ControlNet, check_control
@@ -49,7 +49,7 @@ def load_controlnet(
         weights, file = _named(tensors, config), path
     else:
         raise UserError(f"there is no ControlNet {str(source)!r}: give diffusers' folder of one, or its file")
-    with weightless():
+    with on_meta():
         network = ControlNet(config, hint_widths, name=path.stem if path.is_file() else path.resolve().name)
     network.hash = hash_of_piece(file)
     check_control(network, model.unet)
@@ -90,7 +90,7 @@ def _named(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tenso
         return dict(tensors)
     inside = {name.removeprefix(ORIGINAL): tensor for name, tensor in tensors.items() if name.startswith(ORIGINAL)}
     theirs = inside or dict(tensors)
-    with weightless():
+    with on_meta():
         ours = {original: name for name, original in names_of(ControlNet(config).state_dict(), config).items()}
     prefix = ORIGINAL if inside else ""
     return {ours.get(name, prefix + name): tensor for name, tensor in theirs.items()}

@@ -131,7 +131,7 @@ def match(
     found: dict[str, dict[str, Tensor]] = {}
     unmatched: list[str] = []
     for name, tensor in tensors.items():
-        prefix, role = _taken_apart(name)
+        prefix, role = _split_fused_name(name)
         layer = spellings.get(prefix)
         if layer is None or role is None:
             unmatched.append(name)
@@ -154,7 +154,7 @@ def match(
     return updates, unmatched
 
 
-def _taken_apart(name: str) -> tuple[str, str | None]:
+def _split_fused_name(name: str) -> tuple[str, str | None]:
     """(layer as the file spells it, role) of a tensor's name; the role is None where the ending is not known."""
     if old := _OLD_PROCESSOR.search(name):
         before = name[: old.start()]

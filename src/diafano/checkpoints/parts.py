@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diafano.checkpoints import configs
 from diafano.checkpoints.reading import assign_weights, read_json, read_weights, without_prefix
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, write_json, write_weights
-from diafano.engine.devices import DTYPES, weightless
+from diafano.engine.devices import DTYPES, on_meta
 from diafano.errors import UserError
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.unet import UNet
@@ -52,7 +52,7 @@ class ReadPart(Generic[Network]):
 def read_unet(folder: Path, *, prefer_half: bool = False) -> ReadPart[UNet]:
     """A `unet` folder."""
     config = configs.read_unet_config(read_json(folder / "config.json"), f"{folder}/config.json")
-    with weightless():
+    with on_meta():
         unet = UNet(config)
     return ReadPart(unet, read_weights(folder, DIFFUSERS_STEM, prefer_half=prefer_half), folder)
 
@@ -60,7 +60,7 @@ def read_unet(folder: Path, *, prefer_half: bool = False) -> ReadPart[UNet]:
 def read_autoencoder(folder: Path, *, prefer_half: bool = False) -> ReadPart[Autoencoder]:
     """A `vae` folder."""
     config = configs.read_autoencoder_config(read_json(folder / "config.json"), f"{folder}/config.json")
-    with weightless():
+    with on_meta():
         autoencoder = Autoencoder(config)
     weights = read_weights(folder, DIFFUSERS_STEM, prefer_half=prefer_half)
     return ReadPart(autoencoder, {_new_attention_name(name): tensor for name, tensor in weights.items()}, folder)
@@ -75,7 +75,7 @@ def read_text_encoder(folder: Path, tokenizer: Tokenizer, *, prefer_half: bool =
     kind = settings.get("model_type", {"CLIPTextModel": "clip_text_model", "BertModel": "bert"}.get(architecture[0]))
     if kind == "clip_text_model":
         clip_config = configs.read_clip_config(settings, tokens, where)
-        with weightless():
+        with on_meta():
             clip = CLIPTextEncoder(clip_config)
         names = strip_text_model_prefix(weights)
         return ReadPart(clip, {ours: weights[theirs] for theirs, ours in names.items()}, folder)
@@ -84,7 +84,7 @@ def read_text_encoder(folder: Path, tokenizer: Tokenizer, *, prefer_half: bool =
         weights.pop("embeddings.position_ids", None)  # it only counts 0, 1, 2, ...
         pooler = any(name.startswith("pooler.") for name in weights)
         bert_config = configs.read_bert_config(settings, tokens, pooler, where)
-        with weightless():
+        with on_meta():
             bert = BERTTextEncoder(bert_config)
         return ReadPart(bert, weights, folder)
     raise UserError(f"{where} describes a text encoder of the type {kind!r}: only clip_text_model and bert are known")

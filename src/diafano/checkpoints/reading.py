@@ -167,7 +167,7 @@ def assign_weights(
 
 
 def _placed(owner: nn.Module, stored: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The weight of `owner` on its device and in its format; what is converted anyway is laid out as by `lay_out`."""
+    """The weight of `owner` on its device and in its format, laid out as by `to_channels_last` if it is converted."""
     if (stored.device, stored.dtype) == (device, dtype):
         return stored  # mapped: until it runs it takes no memory
     layout = fastest_layout(owner, dtype) if stored.ndim == 4 else torch.preserve_format

@@ -1,6 +1,7 @@
 """What an original single file is: family, prediction, and what in it is used, spare, missing or suspicious.
 
-Nothing is configured in such a file, so everything is read off names and values; the networks in it are `shapes`'s.
+Nothing is configured in such a file, so everything is read off names and values; the networks in it are those of
+`families.shapes`.
 """
 
 import re

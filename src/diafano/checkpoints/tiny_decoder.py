@@ -17,7 +17,7 @@ from diafano.checkpoints.loading import EMBEDDED
 from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights
 from diafano.checkpoints.writing import save_tensors, storable
-from diafano.engine.devices import DTYPES, weightless
+from diafano.engine.devices import DTYPES, on_meta
 from diafano.errors import UserError
 from diafano.files import whole_file
 from diafano.networks.tiny_decoder import TinyDecoder, TinyDecoderConfig
@@ -58,7 +58,7 @@ def load_tiny_decoder(source: str | os.PathLike[str] | None, model: StableDiffus
             f" and {model.card.name} draws {own.config.latent_channels} channels and a {own.factor}th: it belongs to a"
             " model of another kind"
         )
-    with weightless():
+    with on_meta():
         decoder = TinyDecoder(config)
     wanted = decoder.state_dict()
     missing, left = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())

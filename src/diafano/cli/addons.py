@@ -32,7 +32,7 @@ class ControlOptions:
         """
         from diafano.checkpoints.controlnet import load_controlnet
         from diafano.pictures.files import read_picture
-        from diafano.request.controls import PICTURES, UNIT, read_control
+        from diafano.request.controls import PICTURES, UNIT, control_from_infotext
         from diafano.sampling.control import Control
 
         if len(self.networks) != len(self.pictures):
@@ -40,7 +40,7 @@ class ControlOptions:
                 f"there are {len(self.networks)} --control and {len(self.pictures)} --control-image: give one picture"
                 " for each ControlNet"
             )
-        units = {key: read_control(value) for key, value in recorded.items() if key.startswith(UNIT)}
+        units = {key: control_from_infotext(value) for key, value in recorded.items() if key.startswith(UNIT)}
         hashes = recorded.get(PICTURES, "").split(", ")
         made: list[Control] = []
         lost: list[str] = []

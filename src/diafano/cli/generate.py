@@ -71,7 +71,7 @@ def generate(
 
     `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`. What is None in them, and the
     prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over. What is to
-    `vary`, and a file of `prompts`, make an experiment of it, see `cli_experiment`.
+    `vary`, and a file of `prompts`, make an experiment of it, see `cli.experiment`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -158,11 +158,11 @@ def generate(
 
 def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
     """How long the prompts are, where one of them takes more than a chunk; `diafano tokens` says it of any."""
-    from diafano.request.programs.table import find_profile
+    from diafano.request.programs.table import find_program
     from diafano.text_encoder.lora_tags import without_tags
     from diafano.text_encoder.prompt_reading import count_sentence, read_prompt
 
-    weighting = find_profile(request.like).weighting
+    weighting = find_program(request.like).weighting
     for name, text in (("prompt", without_tags(request.prompt)), ("negative prompt", request.negative)):
         parts = read_prompt(text, model.tokenizer, weighting, request.steps)
         if any(len(held.chunks) > 1 for part in parts for held in part.texts):
@@ -186,12 +186,12 @@ def _recorded(path: Path) -> "Recorded":
     """What a picture file says of its request."""
     from diafano.errors import UserError
     from diafano.pictures.files import read_parameters
-    from diafano.request.recorded import read_recorded
+    from diafano.request.recorded import from_infotext
 
     text = read_parameters(path)
     if text is None:
         raise UserError(f"the picture {str(path)!r} carries no settings to draw it again with: type them yourself")
-    return read_recorded(text)
+    return from_infotext(text)
 
 
 def _honoured(

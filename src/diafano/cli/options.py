@@ -1,6 +1,6 @@
 """The options of the commands, each defined once: what can be typed for it, and its help.
 
-A module of its own, because they are many: `cli` reads like the list of commands.
+A module of its own, because they are many: `cli.main` reads like the list of commands.
 """
 
 from pathlib import Path

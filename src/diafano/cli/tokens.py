@@ -9,16 +9,16 @@ def tokens(prompt: str, *, like: str | None, steps: int | None, source: str | No
     """Print the prompt's texts, the steps they hold in, their chunks, and each chunk's tokens with weights."""
     import diafano
     from diafano.errors import UserError
-    from diafano.request.programs.table import find_profile
+    from diafano.request.programs.table import find_program
     from diafano.text_encoder.lora_tags import without_tags
     from diafano.text_encoder.prompt_reading import chunk_sentence, read_prompt, steps_sentence
 
     if steps is not None and not 1 <= steps <= 1000:
         raise UserError(f"steps {steps} is not possible: give a whole number from 1 to 1000")
-    profile = find_profile(like)
+    program = find_program(like)
     model = diafano.load(source, device="cpu")
     tokenizer, steps = model.tokenizer, model.card.steps if steps is None else steps
-    parts = read_prompt(without_tags(prompt), tokenizer, profile.weighting, steps)
+    parts = read_prompt(without_tags(prompt), tokenizer, program.weighting, steps)
     if as_json:
         print(json.dumps([_plain(asdict(part), tokenizer) for part in parts], ensure_ascii=False))
         return

@@ -1,5 +1,5 @@
-"""CPU engine: the networks' blocks as few, fused operations in bfloat16, with the arithmetic of `layers` unchanged.
+"""CPU engine: the networks' blocks as few, fused operations in bfloat16, with the arithmetic of `networks` unchanged.
 
-`layers`, `unet` and `autoencoder` define the networks; everything here computes the same, faster, where the processor
+`networks` defines them; everything here computes the same, faster, where the processor
 multiplies bfloat16 (AVX-512 BF16 with VBMI; AMX) and a C++ compiler is there. `accelerated` puts it to work.
 """

@@ -13,7 +13,7 @@ other, and only what is needed later is kept:
                                Diffusion 1, 12% more arithmetic in all)
 
 So at its finest level the decoder keeps two maps. The modules and their order are those of the `forward` methods in
-`autoencoder` and `layers`, which tests hold this against; the results differ by rounding alone.
+`networks`, which tests hold this against; the results differ by rounding alone.
 """
 
 from collections.abc import Callable, Iterator

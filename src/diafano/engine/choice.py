@@ -19,7 +19,7 @@ from torch import nn
 from diafano.engine import native_operations as by_library
 from diafano.engine import torch_operations as by_torch
 from diafano.engine.build import Tiles, built, multiplies_by
-from diafano.engine.devices import lay_out
+from diafano.engine.devices import to_channels_last
 from diafano.files import write_text
 
 RUNS = 5
@@ -35,7 +35,7 @@ class Shares(BaseModel):
 
 @functools.cache
 def faster(operation: str) -> ModuleType:
-    """`by_library` or `by_torch`; operation is the name of one of the `Shares`."""
+    """`native_operations` or `torch_operations`; operation is the name of one of the `Shares`."""
     return by_library if multiplies_by() != Tiles.AMX or getattr(shares(), operation) <= 1 else by_torch
 
 
@@ -64,7 +64,7 @@ def measured() -> Shares:
     with torch.random.fork_rng(devices=()):  # layers draw their weights, and the caller's numbers are not to change
         out, gated = nn.Linear(320, 320).bfloat16(), nn.Linear(640, 5120).bfloat16()
         conv, deep_conv = nn.Conv2d(320, 320, 3, padding=1).bfloat16(), nn.Conv2d(1280, 640, 3, padding=1).bfloat16()
-    lay_out(conv, deep_conv)
+    to_channels_last(conv, deep_conv)
 
     def linear(by: ModuleType) -> None:
         by.linear(fine, out, fine)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diafano.engine.build import available
-from diafano.engine.devices import lay_out
+from diafano.engine.devices import to_channels_last
 from diafano.errors import UserError
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -32,7 +32,7 @@ def compile_network(network: nn.Module) -> None:
     Its weights, their names and what it computes stay, up to rounding. Raises UserError where something is missing
     that torch compiles with.
     """
-    lay_out(network)
+    to_channels_last(network)
     weight = next(network.parameters())
     device = weight.device.type
     _check_tools(device)

@@ -77,7 +77,7 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False))
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The CPU's tensor on the device, without waiting there for what the device still has to do.
 
     A GPU works through what it is told while the CPU goes on telling; a copy from ordinary memory would wait for it.
@@ -93,7 +93,7 @@ def fastest_layout(module: nn.Module, dtype: torch.dtype) -> torch.memory_format
     return torch.channels_last if half and isinstance(module, nn.Conv2d) else torch.preserve_format
 
 
-def lay_out(*networks: nn.Module) -> None:
+def to_channels_last(*networks: nn.Module) -> None:
     """Weights that still lie as in their file get their `fastest_layout`, and the file's pages are let go."""
     files: MappedFiles | None = None
     with torch.inference_mode(False):  # else they could not be trained any more
@@ -112,7 +112,7 @@ def lay_out(*networks: nn.Module) -> None:
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
+def on_meta() -> Iterator[None]:
     """Modules built inside have the shapes of their parameters but no memory for them (the meta device).
 
     For counting parameters, and for loading, where the stored weights take the place of the missing ones.

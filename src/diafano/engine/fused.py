@@ -1,4 +1,4 @@
-"""The blocks of `layers` in fused operations, and `accelerated`, which puts them in the place of the plain ones.
+"""The blocks of `networks.layers` in fused operations, and `accelerated`, which puts them in the plain ones' place.
 
 What is fused into one pass over memory: norm and SiLU; convolution, bias, embedded timestep and residual; linear
 layer, bias and residual; GEGLU with its linear layer; attention. A block computes plainly as before when something is
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from diafano.engine import operations
 from diafano.engine.build import available
-from diafano.engine.devices import lay_out
+from diafano.engine.devices import to_channels_last
 from diafano.engine.memory import keep_freed_memory
-from diafano.engine.packed import packed
+from diafano.engine.prepacked import prepacked
 from diafano.networks.layers import (
     GEGLU,
     Attention,
@@ -39,9 +39,9 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
 
     Weights are read where they lie, in each call: they may change in between, and nothing is kept of them but the keys
     and values of the text that was read last. With or without the engine, weights get their layout first; small float32
-    networks are `packed`.
+    networks are `prepacked`.
     """
-    lay_out(*networks)
+    to_channels_last(*networks)
     fused: list[nn.Module] = []
     known: Known = {}
     there = any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available()
@@ -55,7 +55,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
                     block.forward = make(block, known)
                     fused.append(block)
     try:
-        with packed(*networks):
+        with prepacked(*networks):
             yield
     finally:
         for block in fused:
@@ -68,7 +68,7 @@ def is_fused(block: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def is_plain(block: nn.Module) -> bool:
-    """Whether all layers in the block are as `layers` makes them and nobody watches or has changed those inside."""
+    """Whether all layers in the block are as `networks.layers` makes them, and nobody watches or has changed them."""
     for layer in block.modules():
         if type(layer) not in KNOWN_LAYERS or (layer is not block and "forward" in vars(layer)):
             return False
@@ -95,7 +95,7 @@ Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
 """Cross-attention -> the text it read last, with its keys and values: they are the same in every step of a run."""
 
 
-def twins(x: Tensor) -> bool:
+def is_doubled(x: Tensor) -> bool:
     """Whether the second half of a batch is the first once more.
 
     With guidance it is, until the first cross-attention has read a different text for each half.
@@ -106,7 +106,7 @@ def twins(x: Tensor) -> bool:
     return torch.equal(x[:half], x[half:])
 
 
-def twice(x: Tensor) -> Tensor:
+def doubled(x: Tensor) -> Tensor:
     return torch.cat([x, x])
 
 
@@ -114,8 +114,8 @@ def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor
     def forward(x: Tensor, time: Tensor | None = None) -> Tensor:
         if not operations.fits(x, block.conv1.weight):
             return ResidualBlock.forward(block, x, time)
-        if twins(x) and (time is None or twins(time)):
-            return twice(forward(x[: len(x) // 2], None if time is None else time[: len(x) // 2]))
+        if is_doubled(x) and (time is None or is_doubled(time)):
+            return doubled(forward(x[: len(x) // 2], None if time is None else time[: len(x) // 2]))
         added = None
         if block.time_emb_proj is not None and time is not None:
             added = operations.time_projection(block.time_emb_proj, time)
@@ -136,7 +136,7 @@ def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., 
     def forward(x: Tensor, text: Tensor) -> Tensor:
         if not operations.fits(x, text, block.norm.weight):
             return SpatialTransformer.forward(block, x, text)
-        same = twins(x)
+        same = is_doubled(x)
         part = x[: len(x) // 2] if same else x
         hidden = to_tokens(operations.group_norm(part, block.norm, silu=False))
         hidden = operations.linear(hidden, _projection(block.proj_in))
@@ -144,7 +144,7 @@ def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., 
             assert isinstance(inner, TransformerBlock)
             hidden = self_attention(inner, hidden)
             if same:
-                hidden, same = twice(hidden), False  # from here on the texts tell them apart
+                hidden, same = doubled(hidden), False  # from here on the texts tell them apart
             hidden = rest_of_block(inner, hidden, text, known)
         hidden = operations.linear(hidden, _projection(block.proj_out), to_tokens(x))
         return to_map(hidden, x.shape[-2:])
@@ -156,7 +156,7 @@ def self_attention(block: TransformerBlock, x: Tensor) -> Tensor:
     """`TransformerBlock.forward`, first part."""
     normed = operations.layer_norm(x, block.norm1)
     own = block.attn1
-    query, key, value = operations.linears(normed, own.to_q, own.to_k, own.to_v)
+    query, key, value = operations.fused_qkv(normed, own.to_q, own.to_k, own.to_v)
     return operations.linear(operations.attention(query, key, value, own.heads), _projection(own.to_out[0]), x)
 
 
@@ -180,7 +180,7 @@ def fused_picture_attention(block: PictureAttention, _: Known) -> Callable[..., 
         if context is not None or not operations.fits(x, block.to_q.weight):
             return PictureAttention.forward(block, x, context)
         tokens = to_tokens(operations.group_norm(x, block.group_norm, silu=False))
-        query, key, value = operations.linears(tokens, block.to_q, block.to_k, block.to_v)
+        query, key, value = operations.fused_qkv(tokens, block.to_q, block.to_k, block.to_v)
         attended = operations.attention(query, key, value, block.heads)
         return to_map(operations.linear(attended, _projection(block.to_out[0]), to_tokens(x)), x.shape[-2:])
 
@@ -193,7 +193,7 @@ def fused_upsample(block: Upsample, _: Known) -> Callable[..., Tensor]:
             size is not None and tuple(size) != (2 * x.shape[-2], 2 * x.shape[-1])
         ):
             return Upsample.forward(block, x, size)
-        return operations.convolution(x, block.conv, twice=True)
+        return operations.convolution(x, block.conv, upsampled=True)
 
     return forward
 

@@ -31,8 +31,8 @@ def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
     return _linear(x, layer, None, gate=True)
 
 
-def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """`operations.linears`."""
+def fused_qkv(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """`operations.fused_qkv`."""
     columns = layers[0].weight.shape[0]
     if len({layer.weight.shape for layer in layers}) > 1 or columns % 16 or layers[0].bias is not None:
         return tuple(linear(x, layer) for layer in layers)
@@ -61,15 +61,15 @@ def convolution(
     added: Tensor | None = None,
     residual: Tensor | None = None,
     *,
-    twice: bool = False,
+    upsampled: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """`operations.convolution`."""
     x = _channels_last(x)
-    if dtype == torch.float32 or not twice:
+    if dtype == torch.float32 or not upsampled:
         x = x.float()  # as blocks give it; the library has bfloat16 to bfloat16 for maps that are repeated
     batch, channels, height, width = x.shape
-    if twice:
+    if upsampled:
         height, width = 2 * height, 2 * width
     out = layer.out_channels
     bias = None if layer.bias is None else layer.bias.float()
@@ -81,7 +81,7 @@ def convolution(
     y = torch.empty(batch, out, height, width, dtype=dtype, memory_format=torch.channels_last)
     weight = _channels_last(layer.weight)
     floats = x.dtype == torch.float32, dtype == torch.float32
-    _call("convolution", x, weight, bias, step, residual, y, batch, height, width, channels, out, twice, *floats)
+    _call("convolution", x, weight, bias, step, residual, y, batch, height, width, channels, out, upsampled, *floats)
     return y
 
 
@@ -151,7 +151,7 @@ def _dense(weight: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Tokens whose rows lie at one distance from each other, as `linears` gives them."""
+    """Tokens whose rows lie at one distance from each other, as `fused_qkv` gives them."""
     batch, count, width = x.shape
     step = x.stride(1)
     dense = x.stride(2) == 1 and step >= width and (batch == 1 or x.stride(0) == count * step)

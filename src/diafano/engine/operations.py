@@ -15,12 +15,12 @@ __all__ = [
     "attention",
     "convolution",
     "fits",
+    "fused_qkv",
     "geglu",
     "group_norm",
     "joined",
     "layer_norm",
     "linear",
-    "linears",
     "time_projection",
 ]
 
@@ -37,9 +37,9 @@ def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
     return made
 
 
-def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+def fused_qkv(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """The results of up to three layers of one width that read the same: (..., in) -> (..., out) for each."""
-    made: tuple[Tensor, ...] = faster("linear").linears(x, *layers)
+    made: tuple[Tensor, ...] = faster("linear").fused_qkv(x, *layers)
     return made
 
 
@@ -49,15 +49,15 @@ def convolution(
     added: Tensor | None = None,
     residual: Tensor | None = None,
     *,
-    twice: bool = False,
+    upsampled: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """3x3 convolution with its bias: (b, in, h, w) -> (b, out, h, w), in bfloat16 or float32, as is x.
 
-    `added` (b, out) is added at all positions, `residual` (b, out, h, w) at each. With `twice`, x is repeated to twice
+    `added` (b, out) is added at all positions, `residual` (b, out, h, w) at each. With `upsampled`, x gets twice
     its height and width first.
     """
-    made: Tensor = faster("convolution").convolution(x, layer, added, residual, twice=twice, dtype=dtype)
+    made: Tensor = faster("convolution").convolution(x, layer, added, residual, upsampled=upsampled, dtype=dtype)
     return made
 
 

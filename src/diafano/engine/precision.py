@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diafano.errors import UserError
-from diafano.networks.tileable import uncompiled
+from diafano.networks.tileable import eager
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-class InFloat32(TorchFunctionMode):
+class Upcast(TorchFunctionMode):
     """Inside it, networks whose weights are half precision compute in float32 if what they are given is float32.
 
     A weight is converted where it is used, and forgotten. So this takes no second copy of the network, changes nothing
@@ -42,7 +42,7 @@ def is_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
 
-class Watch:
+class NanGuard:
     """Runs a stage in its number format, and again in float32 where that gives NaN or infinity."""
 
     def __init__(self, stage: str) -> None:
@@ -59,7 +59,7 @@ class Watch:
         if is_finite(result):
             return result
         if dtype in HALF:
-            with uncompiled(), InFloat32():
+            with eager(), Upcast():
                 result = compute(torch.float32)
             if is_finite(result):
                 self._tell(dtype)
@@ -79,8 +79,8 @@ class Watch:
         self._told = True
 
 
-def watched_run(run: Callable[..., Tensor], noise_source: Callable[[], Any], device: torch.device) -> Tensor:
-    """``run(noise_source=..., watch=...)``: the latent at the end of a run, whose UNet is called through `watch`.
+def run_with_nan_guard(run: Callable[..., Tensor], noise_source: Callable[[], Any], device: torch.device) -> Tensor:
+    """``run(noise_source=..., watch=...)``: the latent at the end of a run, whose UNet is called through `nan_guard`.
 
     `noise_source` makes a source of noise that begins anew, one for each run.
 
@@ -88,7 +88,7 @@ def watched_run(run: Callable[..., Tensor], noise_source: Callable[[], Any], dev
     looked at once, at its end, since NaN stays NaN from step to step. If there is any, the run starts again, watched.
     """
     if device.type != "cpu":
-        latent = run(noise_source=noise_source(), watch=None)
+        latent = run(noise_source=noise_source(), nan_guard=None)
         if is_finite(latent):
             return latent
-    return run(noise_source=noise_source(), watch=Watch("UNet"))
+    return run(noise_source=noise_source(), nan_guard=NanGuard("UNet"))

@@ -1,7 +1,7 @@
 """Between pictures and latents whatever their size: as a whole where memory allows, else in tiles.
 
-A tile is a band of rows as wide as the picture; the result is that of the whole picture, see `bands`. Half-precision
-networks that give NaN are run again in float32, see `precision`.
+A tile is a band of rows as wide as the picture; the result is that of the whole picture, see `engine.bands`.
+Half-precision networks that give NaN are run again in float32, see `engine.precision`.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diafano.engine import bands
 from diafano.engine.fused import accelerated
-from diafano.engine.precision import Watch
+from diafano.engine.precision import NanGuard
 from diafano.errors import UserError
 from diafano.networks.autoencoder import Autoencoder
 
@@ -38,7 +38,7 @@ def decode(autoencoder: Autoencoder, latent: Tensor, *, tiles: bool | None = Non
     """
     factor = autoencoder.factor
     size = latent.shape[-1] * factor, latent.shape[-2] * factor
-    watch, dtype = Watch("decoder"), autoencoder.decoder.conv_in.weight.dtype
+    nan_guard, dtype = NanGuard("decoder"), autoencoder.decoder.conv_in.weight.dtype
 
     def compute(dtype: torch.dtype, part: Tensor) -> Tensor:
         rounded = part.to(dtype)
@@ -47,7 +47,7 @@ def decode(autoencoder: Autoencoder, latent: Tensor, *, tiles: bool | None = Non
             return _run("decoded", whole, in_tiles, tiles, size, _bytes(autoencoder, size, rounded))
 
     for part in latent.split(max(1, DECODED_PIXELS // (size[0] * size[1]))):
-        yield from watch(partial(compute, part=part), dtype).float()
+        yield from nan_guard(partial(compute, part=part), dtype).float()
 
 
 def encode(autoencoder: Autoencoder, pixels: Tensor, *, tiles: bool | None = None) -> Tensor:
@@ -64,7 +64,7 @@ def encode(autoencoder: Autoencoder, pixels: Tensor, *, tiles: bool | None = Non
         with accelerated(autoencoder):
             return _run("encoded", whole, in_tiles, tiles, size, _bytes(autoencoder, size, rounded)).mean
 
-    return Watch("image encoder")(compute, weight.dtype).float()
+    return NanGuard("image encoder")(compute, weight.dtype).float()
 
 
 def _bytes(autoencoder: Autoencoder, size: tuple[int, int], given: Tensor) -> int:

@@ -20,8 +20,8 @@ def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
     return value * F.gelu(gate)
 
 
-def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """`operations.linears`."""
+def fused_qkv(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """`operations.fused_qkv`."""
     return tuple(linear(x, layer) for layer in layers)
 
 
@@ -31,12 +31,12 @@ def convolution(
     added: Tensor | None = None,
     residual: Tensor | None = None,
     *,
-    twice: bool = False,
+    upsampled: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """`operations.convolution`."""
     x = x.to(layer.weight.dtype, memory_format=torch.channels_last)
-    if twice:
+    if upsampled:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     made = F.conv2d(x, layer.weight, layer.bias, padding=1).to(dtype)
     if added is not None:

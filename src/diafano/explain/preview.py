@@ -3,8 +3,8 @@
     preview = Preview(model, "so_far.png", decoder=load_tiny_decoder(None, model))
     model.generate("a fox", on_step=preview)
 
-Shown is each step's clean estimate, through a tiny decoder (`tiny_autoencoder`), or through the model's own one, which
-takes as long as one or two steps: then less often.
+Shown is each step's clean estimate, through a tiny decoder (`networks.tiny_decoder`), or through the model's own one,
+which takes as long as one or two steps: then less often.
 """
 
 import os

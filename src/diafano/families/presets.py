@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from diafano.engine.devices import weightless
+from diafano.engine.devices import on_meta
 from diafano.errors import UserError
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.unet import UNet, UNetConfig
@@ -142,7 +142,7 @@ def shapes(preset: Preset, width: int | None = None, height: int | None = None) 
 
 
 def _weightless(preset: Preset) -> Parts:
-    with weightless():
+    with on_meta():
         return build(preset, device="meta")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diafano.engine.devices import weightless
+from diafano.engine.devices import on_meta
 from diafano.errors import UserError
 from diafano.families import names as table
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -47,7 +47,7 @@ def find_unet(tensors: Mapping[str, Tensor], path: Path, *, ema: bool = False) -
     if not any(name.startswith(table.UNET) for name in tensors):
         return None
     config = read_unet_shape(tensors, path)
-    with weightless():
+    with on_meta():
         unet = UNet(config)
     wanted = unet.state_dict()
     places = table.unet_table(config, wanted)
@@ -61,7 +61,7 @@ def find_autoencoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
     if f"{table.AUTOENCODER}decoder.conv_in.weight" not in tensors:
         return None
     config = read_autoencoder_shape(tensors, path)
-    with weightless():
+    with on_meta():
         autoencoder = Autoencoder(config)
     wanted = autoencoder.state_dict()
     return Part(autoencoder, wanted, table.autoencoder_table(config, wanted))
@@ -90,7 +90,7 @@ def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
                 end_token=vocabulary - 1,
                 pad_token=vocabulary - 1,
             )
-        with weightless():
+        with on_meta():
             encoder = CLIPTextEncoder(config)
         wanted = encoder.state_dict()
         return Part(encoder, wanted, table.clip_table(wanted, prefix))
@@ -118,7 +118,7 @@ def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
             end_token=vocabulary - 1,
             pad_token=0,
         )
-    with weightless():
+    with on_meta():
         encoder = CLIPTextEncoder(config)
     wanted = encoder.state_dict()
     return Part(encoder, wanted, table.open_clip_table(wanted, layers))

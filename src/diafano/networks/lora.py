@@ -2,7 +2,7 @@
 
     weight + strength * alpha / rank * up @ down        up (out, rank), down (rank, in * height * width)
 
-The files are read in `checkpoints.lora`, the tags that name them in a prompt in `lora_tags`.
+The files are read in `checkpoints.lora`, the tags that name them in a prompt in `text_encoder.lora_tags`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -49,7 +49,7 @@ def tileable(axes: str | None) -> Iterator[None]:
         return
     before = _wrapped.set(AXES[axes])
     try:
-        with uncompiled(), _Wrapping():
+        with eager(), _Wrapping():
             yield
     finally:
         _wrapped.reset(before)
@@ -79,7 +79,7 @@ def _conv2d(
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Inside, networks run as they are written: for what is rare, and not worth minutes of compiling anew."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled
         yield

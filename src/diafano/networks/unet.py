@@ -190,7 +190,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, latent: Tensor, timestep: Tensor, text: Tensor, residuals: Residuals | None = None) -> Tensor:
-        """`residuals` are added to what the way down hands on, see `controlnet`."""
+        """`residuals` are added to what the way down hands on, see `networks.controlnet`."""
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.widths[0]).to(latent.dtype))
         x: Tensor = self.conv_in(latent)
         skips = [x]

@@ -1,4 +1,4 @@
-"""Additive noise: how much of it each trained timestep holds, and how it is put on (`schedules`: how it comes off).
+"""Additive noise: how much of it each trained timestep holds, and how it is put on (`sampling`: how it comes off).
 
 Two currencies for the same noisy latent (clean latents have unit variance):
 

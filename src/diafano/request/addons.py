@@ -74,8 +74,8 @@ class Addons:
     ) -> tuple[str, list[str]]:
         """A picture's prompt without what this model cannot add, and what is not as it was, a few words each.
 
-        `recorded` are the picture's settings that tell of its add-ons (`recorded.ADDONS`). The LoRAs `insisted` upon
-        stay, though their hash be another.
+        `recorded` are the picture's settings that tell of its add-ons (`request.recorded.ADDONS`). The LoRAs
+        `insisted` upon stay, though their hash be another.
         """
         hashes = read_hashes(recorded.get("Lora hashes", ""))
         lost: list[str] = []

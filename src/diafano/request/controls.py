@@ -8,7 +8,7 @@ UNIT, PICTURES = "ControlNet ", "Control pictures"
 """What the settings of controls are called: the former with a number, from 0, as A1111 does."""
 
 
-def recorded_controls(controls: Sequence[Control]) -> dict[str, object]:
+def controls_as_infotext(controls: Sequence[Control]) -> dict[str, object]:
     """A1111's settings that tell of the controls."""
     if not controls:
         return {}
@@ -16,7 +16,7 @@ def recorded_controls(controls: Sequence[Control]) -> dict[str, object]:
     return units | {PICTURES: ", ".join(control.picture_hash for control in controls)}
 
 
-def read_control(text: str) -> dict[str, str]:
+def control_from_infotext(text: str) -> dict[str, str]:
     """`Control.recorded` taken apart: A1111's keys, in lower case, and their values."""
     pairs = (pair.partition(":") for pair in text.split(","))
     return {key.strip().lower(): value.strip() for key, colon, value in pairs if colon}

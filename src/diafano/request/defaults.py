@@ -22,7 +22,7 @@ def check_no_picture_is_needed(settings: Settings, mask: Image.Image | None) -> 
         )
 
 
-def over_picture_settings(
+def image_to_image_settings(
     settings: Settings,
     picture: Image.Image,
     mask: Image.Image | None,

@@ -71,7 +71,7 @@ Content = Annotated[
 
 
 class OverPicture(BaseModel):
-    """How a picture is drawn over; see `from_picture`. Nothing of it is for pictures from text alone."""
+    """How a picture is drawn over; see `sampling.init_image`. Nothing of it is for pictures from text alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -104,7 +104,7 @@ class OverPictureSettings(TypedDict, total=False):
 
 
 class Variation(BaseModel):
-    """A second seed, whose start noise the first one's is led to; see `variations`."""
+    """A second seed, whose start noise the first one's is led to; see `noise.variations`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,7 +131,7 @@ class VariationSettings(TypedDict, total=False):
     variation_strength: float | None
 
 
-def recorded_variation(request: Variation, place: int) -> dict[str, object | None]:
+def variation_as_infotext(request: Variation, place: int) -> dict[str, object | None]:
     """What A1111's text says of it, for the picture at that place."""
     if not request.varies or request.variation_seed is None:
         return {}
@@ -142,7 +142,7 @@ def recorded_variation(request: Variation, place: int) -> dict[str, object | Non
 
 
 class SecondPass(BaseModel):
-    """A second pass at a larger size, over what the first one has drawn; see `second_pass`."""
+    """A second pass at a larger size, over what the first one has drawn; see `sampling.hires`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -179,7 +179,7 @@ class SecondPassSettings(TypedDict, total=False):
     hires_upscaler: str | None
 
 
-def recorded_second_pass(request: SecondPass) -> dict[str, object | None]:
+def hires_as_infotext(request: SecondPass) -> dict[str, object | None]:
     """What A1111's text says of it."""
     if request.hires is None and request.hires_size is None:
         return {}
@@ -193,7 +193,7 @@ def recorded_second_pass(request: SecondPass) -> dict[str, object | None]:
     }
 
 
-def read_second_pass(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
+def hires_from_infotext(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
     """Mend what was read of a second pass: A1111 has one name for both strengths. Returns what is not known here."""
     if "hires" not in settings and "hires_size" not in settings:
         return []
@@ -210,7 +210,7 @@ def read_second_pass(pairs: Mapping[str, str], settings: dict[str, Any]) -> list
     return ignored
 
 
-def recorded_parts(request: OverPicture) -> dict[str, object | None]:
+def image_to_image_as_infotext(request: OverPicture) -> dict[str, object | None]:
     """What A1111's text says of them; None is left out. "Outpaint" is our own: A1111 has no name for it."""
     return {
         "Denoising strength": request.strength,

@@ -1,4 +1,4 @@
-"""The part of a request that says how strictly the prompt is followed; `guidance` does it."""
+"""The part of a request that says how strictly the prompt is followed; `sampling.guidance` does it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ class HowGuidedSettings(TypedDict, total=False):
     guidance_rescale: float | None
 
 
-def recorded_guidance(request: HowGuided) -> dict[str, object | None]:
+def guidance_as_infotext(request: HowGuided) -> dict[str, object | None]:
     """What a picture's text says of it; A1111 has a name for the first alone."""
     several = request.guidance if isinstance(request.guidance, tuple) else None
     interval = request.guidance_interval

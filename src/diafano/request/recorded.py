@@ -18,14 +18,14 @@ from diafano.pictures.infotext import infotext, parse_infotext
 from diafano.request.fields import (
     READ_PARTS,
     OverPicture,
-    read_second_pass,
-    recorded_parts,
-    recorded_second_pass,
-    recorded_variation,
+    hires_as_infotext,
+    hires_from_infotext,
+    image_to_image_as_infotext,
+    variation_as_infotext,
 )
-from diafano.request.guidance import READ_GUIDANCE, recorded_guidance
-from diafano.request.programs.table import find_profile
-from diafano.request.request import Request, Settings, checked, with_one_schedule
+from diafano.request.guidance import READ_GUIDANCE, guidance_as_infotext
+from diafano.request.programs.table import find_program
+from diafano.request.request import Request, Settings, checked, split_sampler_name
 from diafano.sampling.samplers.table import find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 
@@ -33,10 +33,10 @@ OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
 """What A1111's text calls the samplers' options."""
 
 ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes", "Control pictures")
-"""Settings that tell of a model's add-ons: see `addons.Addons`."""
+"""Settings that tell of a model's add-ons: see `request.addons.Addons`."""
 
 CONTROLS = "ControlNet "
-"""How a setting of a ControlNet begins, see `controlnet.recorded_controls`."""
+"""How a setting of a ControlNet begins, see `request.controls.controls_as_infotext`."""
 
 READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("Steps", "steps", int),
@@ -78,12 +78,12 @@ class Recorded:
     """What was recorded under `ADDONS`: whether it can be done depends on what the model has."""
 
 
-def recorded_text(request: Request, place: int, model: str, addons: Mapping[str, object | None] | None = None) -> str:
+def to_infotext(request: Request, place: int, model: str, addons: Mapping[str, object | None] | None = None) -> str:
     """A1111's text for the picture at that place of the request's batch, drawn by the model of that name.
 
-    `addons` are the settings that tell of its add-ons, see `addons.Addons.recorded`.
+    `addons` are the settings that tell of its add-ons, see `request.addons.Addons.recorded`.
     """
-    alone = not find_profile(request.like).one_generator_for_all
+    alone = not find_program(request.like).one_generator_for_all
     settings: dict[str, object | None] = {
         "Steps": request.steps,
         "Sampler": find_sampler(request.sampler).label,
@@ -96,15 +96,15 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
         "VAE": None,
         "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
         "Batch pos": None if alone or request.whole_batch == 1 else place,
-        **recorded_variation(request, place if alone else 0),
-        **recorded_parts(request),
-        **recorded_second_pass(request),
+        **variation_as_infotext(request, place if alone else 0),
+        **image_to_image_as_infotext(request),
+        **hires_as_infotext(request),
         "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
         "Deep cache": request.deep_cache if request.deep_cache > 1 else None,
         "RNG": request.rng,
         "Tiling": True if request.tileable == "both" else request.tileable,
         **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
-        **recorded_guidance(request),
+        **guidance_as_infotext(request),
         **({} if addons is None else addons),
         "Like": request.like,
         "Version": f"diafano {__version__}",
@@ -113,7 +113,7 @@ def recorded_text(request: Request, place: int, model: str, addons: Mapping[str,
     return infotext(request.prompt, request.negative, said)
 
 
-def read_recorded(text: str) -> Recorded:
+def from_infotext(text: str) -> Recorded:
     """The request that a picture's text tells of. Raises UserError where it tells of none, or of an impossible one."""
     found = parse_infotext(text)
     if not found.settings:
@@ -131,7 +131,7 @@ def read_recorded(text: str) -> Recorded:
         settings["eta"] = _read(float, "Eta DDIM", pairs["Eta DDIM"])
     if settings.get("clip_skip") == 0:  # some programs say so of the last layer
         del settings["clip_skip"]
-    ignored += read_second_pass(pairs, settings) + _read_sampler(pairs, settings)
+    ignored += hires_from_infotext(pairs, settings) + _read_sampler(pairs, settings)
     if "RNG" in pairs:
         rng = pairs["RNG"].upper().replace("NV", "GPU")
         settings["rng"] = rng if rng in GENERATORS else None
@@ -140,7 +140,7 @@ def read_recorded(text: str) -> Recorded:
     settings["tileable"] = {"true": "both", "false": None}.get(tiling, tiling)
     if settings["tileable"] not in (None, *AXES):
         ignored.append(f"Tiling: {_shown(str(settings.pop('tileable')))}")
-    if find_profile(settings["like"]).one_generator_for_all and "Batch pos" in pairs:
+    if find_program(settings["like"]).one_generator_for_all and "Batch pos" in pairs:
         settings["batch_size"] = _read(int, "Batch size", pairs.get("Batch size", ""))
         settings["batch_position"] = _read(int, "Batch pos", pairs["Batch pos"])
     addons = {key: value for key, value in pairs.items() if key in ADDONS or key.startswith(CONTROLS)}
@@ -179,7 +179,7 @@ def without_picture(recorded: Recorded) -> Recorded:
     settings = {name: value for name, value in recorded.settings.items() if name not in lost}
     said = [
         f"{key}: {said} (there is no --image)"
-        for key, said in recorded_parts(checked(OverPicture, lost)).items()
+        for key, said in image_to_image_as_infotext(checked(OverPicture, lost)).items()
         if said is not None
     ]
     return replace(recorded, settings=settings, ignored=(*recorded.ignored, *said))
@@ -195,7 +195,7 @@ def _read_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[st
     ignored: list[str] = []
     if "Sampler" in pairs:
         try:
-            apart = with_one_schedule({"sampler": pairs["Sampler"]})
+            apart = split_sampler_name({"sampler": pairs["Sampler"]})
             find_sampler(str(apart["sampler"]))
         except UserError:
             return [f"Sampler: {_shown(pairs['Sampler'])}"]

@@ -25,7 +25,7 @@ from diafano.request.fields import (
     VariationSettings,
 )
 from diafano.request.guidance import HowGuided, HowGuidedSettings
-from diafano.request.programs.table import find_profile
+from diafano.request.programs.table import find_program
 from diafano.sampling.samplers.table import find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 
@@ -50,7 +50,7 @@ def _schedule(value: object) -> object:
 
 
 def _like(value: object) -> object:
-    return find_profile(value).name if isinstance(value, str) else value
+    return find_program(value).name if isinstance(value, str) else value
 
 
 def _tileable(value: object) -> object:
@@ -63,7 +63,7 @@ def _tileable(value: object) -> object:
     return None if name == "no" else name
 
 
-def with_one_schedule(settings: Mapping[str, object]) -> dict[str, object]:
+def split_sampler_name(settings: Mapping[str, object]) -> dict[str, object]:
     """The settings with sampler and schedule apart: of "DPM++ 2M Karras", as it used to be written, each gets its own.
 
     A schedule "automatic" is left out, for the sampler to choose.
@@ -72,7 +72,7 @@ def with_one_schedule(settings: Mapping[str, object]) -> dict[str, object]:
     schedule = apart.get("schedule")
     if isinstance(schedule, str) and schedule.strip().lower() == AUTOMATIC:
         del apart["schedule"]
-    fused = _taken_apart(apart["sampler"]) if isinstance(apart.get("sampler"), str) else None
+    fused = _split_fused_name(apart["sampler"]) if isinstance(apart.get("sampler"), str) else None
     if fused is not None:
         if _schedule(apart.get("schedule", fused[1])) != fused[1]:
             raise UserError(
@@ -83,7 +83,7 @@ def with_one_schedule(settings: Mapping[str, object]) -> dict[str, object]:
     return apart
 
 
-def _taken_apart(name: Any) -> tuple[str, str] | None:
+def _split_fused_name(name: Any) -> tuple[str, str] | None:
     """(sampler, schedule) of a fused name, None of any other."""
     words = re.split(r"[\s_-]+", name.strip())
     for cut in range(1, len(words)):
@@ -127,15 +127,15 @@ class Request(OverPicture, Variation, SecondPass, HowGuided):
     clip_skip: ClipSkip = 1
     """Which of the text encoder's layers is read, counted from the end: 1 is the last (A1111's counting)."""
     deep_cache: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, off, on")] = 1
-    """The UNet's deep levels are run in one of so many steps (`deep_cache`, an approximation); 1: in every step."""
+    """The UNet's deep levels are run in one of so many steps (`sampling.deep_cache`); 1: in every step."""
     tileable: Tileable = None
     """Along which axes the picture continues at its opposite edge, one of `AXES`; None: it ends at its edges."""
     tiles: Tiles = None
     """Whether it goes through the autoencoder in tiles; None: where it is large. The picture is the same."""
     like: LikeName = None
-    """The program whose habits are taken on, one of `PROFILES`; None is diafano's own."""
+    """The program whose habits are taken on, one of `PROGRAMS`; None is diafano's own."""
     rng: Literal["CPU", "GPU"] | None = None
-    """The generator of all noise where it is not the profile's: A1111's setting of that name."""
+    """The generator of all noise where it is not the program's: A1111's setting of that name."""
     batch_size: Annotated[int | None, Field(strict=True, ge=1, description="a whole number from 1 on")] = None
     """Pictures of the whole batch, if not only `count`; it matters where one generator draws for all (ComfyUI)."""
     batch_position: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0 on")] = 0
@@ -157,7 +157,7 @@ class Request(OverPicture, Variation, SecondPass, HowGuided):
     @property
     def seed_counts(self) -> bool:
         """Whether each picture of the batch has a seed of its own."""
-        return not self.varies and not find_profile(self.like).one_generator_for_all
+        return not self.varies and not find_program(self.like).one_generator_for_all
 
     @property
     def sampler_options(self) -> dict[str, float]:
@@ -181,7 +181,7 @@ class Settings(OverPictureSettings, VariationSettings, SecondPassSettings, HowGu
     s_noise: float | None
     clip_skip: int | None
     fast: int | None
-    """A level of `fast.LEVELS`, which stands for other settings; it is no field of the request."""
+    """A level of `request.fast.LEVELS`, which stands for other settings; it is no field of the request."""
     deep_cache: int | None
     tileable: bool | str | None
     tiles: bool | None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diafano.engine.precision import Watch
+from diafano.engine.precision import NanGuard
 from diafano.noise.schedule import NoiseSchedule
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -26,7 +26,7 @@ class Denoiser:
 
     `dtype` is what the network computes in (None: that of x). x itself stays as the sampler holds it, at best
     float32: rounding x to half precision at each of 50 steps shows in the picture, rounding the network's input hardly.
-    With a `watch`, predictions that are not finite are made again in float32.
+    With a `nan_guard`, predictions that are not finite are made again in float32.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Denoiser:
         network: Network,
         schedule: NoiseSchedule,
         dtype: torch.dtype | None = None,
-        watch: Watch | None = None,
+        nan_guard: NanGuard | None = None,
     ) -> None:
         self.network = network
         self.schedule = schedule
         self.dtype = dtype
-        self.watch = watch
+        self.nan_guard = nan_guard
 
     def __call__(self, x: Tensor, sigma: float, text: Tensor) -> Tensor:
         """Clean estimate of `x` (batch, 4, h, w) at `sigma`, with `text` (batch, tokens, width); in x's dtype."""
@@ -50,7 +50,7 @@ class Denoiser:
         def predict(dtype: torch.dtype) -> Tensor:
             return self.network((c_in * x).to(dtype), timestep, text.to(dtype))
 
-        prediction = (predict(dtype) if self.watch is None else self.watch(predict, dtype)).to(x.dtype)
+        prediction = (predict(dtype) if self.nan_guard is None else self.nan_guard(predict, dtype)).to(x.dtype)
         return self.clean(x, sigma, prediction)
 
     def clean(self, x: Tensor, sigma: float, prediction: Tensor) -> Tensor:

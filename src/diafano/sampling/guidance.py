@@ -13,7 +13,7 @@ from torch import Tensor
 from diafano.errors import UserError
 from diafano.sampling.denoiser import Denoise, Denoiser
 
-Guided = Callable[[Tensor, float, float], Tensor]
+GuidedDenoise = Callable[[Tensor, float, float], Tensor]
 """``guided(x, sigma, guidance)`` -> clean estimate of x's shape."""
 
 
@@ -39,7 +39,9 @@ def _at(knots: Sequence[float], step: int, steps: int) -> float:
     return knots[before] + (place - before) * (knots[after] - knots[before])
 
 
-def guiding(denoiser: Denoiser, positive: Tensor, negative: Tensor | None, rescale: float = 0.0) -> Guided:
+def classifier_free_guidance(
+    denoiser: Denoiser, positive: Tensor, negative: Tensor | None, rescale: float = 0.0
+) -> GuidedDenoise:
     """Classifier-free guidance (Ho and Salimans 2022): away from the negative text, towards the positive one.
 
     ``clean = negative + guidance * (positive - negative)``; mixing clean estimates or predictions is the same, as one
@@ -71,14 +73,14 @@ def guiding(denoiser: Denoiser, positive: Tensor, negative: Tensor | None, resca
 
 
 def guided(denoiser: Denoiser, positive: Tensor, negative: Tensor | None, guidance: float) -> Denoise:
-    """`guiding` with one number for all steps."""
+    """`classifier_free_guidance` with one number for all steps."""
     if not math.isfinite(guidance):
         raise UserError(f"guidance {guidance} is not a number to multiply by: use 1 for none, 7.5 as is usual")
     if negative is None and guidance != 1.0:
         raise UserError(
             f"guidance {guidance} needs a negative text to lead away from: encode one, the empty prompt say"
         )
-    follow = guiding(denoiser, positive, negative)
+    follow = classifier_free_guidance(denoiser, positive, negative)
     return lambda x, sigma: follow(x, sigma, guidance)
 
 

@@ -16,7 +16,7 @@ from diafano.pictures.upscaling import Upscaler, covering, cut_out, upscaled_lat
 from diafano.sampling.init_image import InitImage
 
 
-def counted_on(
+def steps_from(
     on_step: Callable[[int, float, Tensor, Tensor], object] | None, before: int
 ) -> Callable[[int, float, Tensor, Tensor], object] | None:
     """`on_step` for a pass whose steps count on from so many before."""

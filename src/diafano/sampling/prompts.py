@@ -1,7 +1,7 @@
 """Conditioning: the embeddings of the prompt's texts that the UNet is given in each step, and how they guide.
 
-A plain prompt is one text for all steps. A1111's syntax (`prompt_syntax`) can make several of it, at once (AND) or one
-after the other ([a:b:0.5], [a|b]).
+A plain prompt is one text for all steps. A1111's syntax (`text_encoder.a1111_syntax`) can make several of it, at
+once (AND) or one after the other ([a:b:0.5], [a|b]).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diafano.sampling.denoiser import Denoiser
-from diafano.sampling.guidance import Guided, guiding, rescaled
+from diafano.sampling.guidance import GuidedDenoise, classifier_free_guidance, rescaled
 from diafano.text_encoder.a1111_syntax import at_steps, composition
 
 Embed = Callable[[str], Tensor]
@@ -19,7 +19,7 @@ Embed = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class StepPrompts:
     """The texts of one step."""
 
     positive: tuple[tuple[Tensor, float], ...]
@@ -27,14 +27,14 @@ class Conditioning:
     negative: Tensor
     """(tokens, width)."""
 
-    def guide(self, denoiser: Denoiser, batch: int, rescale: float = 0.0) -> Guided:
+    def guide(self, denoiser: Denoiser, batch: int, rescale: float = 0.0) -> GuidedDenoise:
         """``negative + guidance * sum of weight * (positive - negative)`` (Liu et al. 2022, arXiv 2206.01714).
 
         `rescale` is `guidance.rescaled`'s, with the sum at guidance 1 as the estimate with the prompt.
         """
         (first, weight), *others = self.positive
         if not others and len(first) == len(self.negative) and weight == 1.0:
-            return guiding(denoiser, first.expand(batch, -1, -1), self.negative[None], rescale)
+            return classifier_free_guidance(denoiser, first.expand(batch, -1, -1), self.negative[None], rescale)
 
         def guided(x: Tensor, sigma: float, guidance: float) -> Tensor:
             # One by one: texts of different lengths do not fit into one batch.
@@ -55,7 +55,7 @@ class Conditioning:
         return guided
 
 
-def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed, before: int = 0) -> list[Conditioning]:
+def prompts_of_steps(prompt: str, negative: str, steps: int, embed: Embed, before: int = 0) -> list[StepPrompts]:
     """What A1111's syntax says for each step, of a second pass after so many steps `before`.
 
     Equal texts are embedded once.
@@ -70,22 +70,22 @@ def conditioning_of_steps(prompt: str, negative: str, steps: int, embed: Embed, 
     parts = composition(prompt)
     texts = list(zip(*(at_steps(part.text, steps, before) for part in parts), strict=True))
     negatives = at_steps(negative, steps, before)
-    made: dict[tuple[tuple[str, ...], str], Conditioning] = {}
+    made: dict[tuple[tuple[str, ...], str], StepPrompts] = {}
     run = []
     for words, without in zip(texts, negatives, strict=True):
         if (words, without) not in made:
             positive = tuple((look_up(text), part.weight) for text, part in zip(words, parts, strict=True))
-            made[words, without] = Conditioning(positive, look_up(without))
+            made[words, without] = StepPrompts(positive, look_up(without))
         run.append(made[words, without])
     return run
 
 
-class Guide:
+class StepGuidance:
     """`denoise` for a whole run, by each step's conditioning. Whoever runs the sampler sets `step`, 0 at first."""
 
     def __init__(
         self,
-        run: Sequence[Conditioning],
+        run: Sequence[StepPrompts],
         denoiser: Denoiser,
         guidance: Sequence[float],
         batch: int,

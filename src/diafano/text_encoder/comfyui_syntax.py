@@ -5,7 +5,7 @@ r"""What a prompt says beside its words in ComfyUI: weights in parentheses and n
             | "(" prompt ":" number ")"     this weight, whatever is around it
     plain  := any characters; "\(" and "\)" are parentheses without a meaning
 
-Square brackets, BREAK, AND and schedules are words. `prompt_syntax` is A1111's reading.
+Square brackets, BREAK, AND and schedules are words. `a1111_syntax` is A1111's reading.
 """
 
 import math

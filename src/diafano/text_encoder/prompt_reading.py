@@ -1,6 +1,6 @@
 """How a prompt is read, to be shown: its texts, in which steps they hold, and each text's tokens with their weights.
 
-The reading itself is `prompt_syntax`'s, `comfyui_syntax`'s and `prompt_embedding`'s; this is what they find.
+The reading itself is `a1111_syntax`'s, `comfyui_syntax`'s and `prompt_embedding`'s; this is what they find.
 """
 
 from collections.abc import Sequence

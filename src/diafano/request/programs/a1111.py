@@ -4,7 +4,7 @@ from diafano.errors import UserError
 from diafano.noise.schedule import NoiseSchedule
 from diafano.noise.sources import gpu
 from diafano.request.programs.grids import _every_so_many, _k_diffusion_grid
-from diafano.request.programs.program import OTHER_UNIPC, Profile
+from diafano.request.programs.program import OTHER_UNIPC, Program
 from diafano.sampling.samplers.table import Sampler
 from diafano.sampling.sigmas import find_schedule
 
@@ -25,7 +25,7 @@ def a1111_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int)
     return _k_diffusion_grid(A1111_DISCARDS, sampler, name, schedule, steps)
 
 
-A1111 = Profile(
+A1111 = Program(
     "a1111",
     strength_runs="share and one",
     second_pass_runs="of a longer run",

@@ -5,7 +5,7 @@ import torch
 from diafano.noise.schedule import NoiseSchedule
 from diafano.noise.sources import gpu
 from diafano.request.programs.grids import _k_diffusion_grid, _without_next_to_last
-from diafano.request.programs.program import OTHER_UNIPC, Profile
+from diafano.request.programs.program import OTHER_UNIPC, Program
 from diafano.sampling.samplers.table import Sampler
 from diafano.sampling.sigmas import beta_quantile, find_schedule
 
@@ -26,7 +26,7 @@ def comfyui_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: in
     return _k_diffusion_grid(COMFYUI_DISCARDS, sampler, name, schedule, steps)
 
 
-COMFYUI = Profile(
+COMFYUI = Program(
     "comfyui",
     weighting="comfyui",
     strength_runs="of a longer run",

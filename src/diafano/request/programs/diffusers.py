@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diafano.noise.schedule import NoiseSchedule, Spacing
-from diafano.request.programs.program import Profile
+from diafano.request.programs.program import Program
 from diafano.sampling.samplers.multistep import pndm
 from diafano.sampling.samplers.table import Sampler
 from diafano.sampling.sigmas import find_schedule, uniform_timesteps
@@ -83,7 +83,7 @@ def _between(schedule: NoiseSchedule, place: float) -> float:
     return below + (place - low) * (above - below)
 
 
-DIFFUSERS = Profile(
+DIFFUSERS = Program(
     "diffusers",
     weighting=None,
     grid=diffusers_grid,

@@ -1,4 +1,4 @@
-"""Which sigmas the programs of `profiles` walk: their own ideas of a schedule's name, written as differences from ours.
+"""Which sigmas a program walks: its own idea of a schedule's name, written as a difference from ours.
 
 A grid is made of the sampler, the schedule's name, the trained noise levels and the steps that were asked for. It
 falls, and may have a step more or less than that, where the program does so.
@@ -15,7 +15,7 @@ Grid = Callable[[Sampler, str, NoiseSchedule, int], list[float]]
 
 
 def diafano_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int) -> list[float]:
-    """What is drawn with unless a profile is asked for."""
+    """What is drawn with unless another program is named."""
     grid = find_schedule(name).function
     if sampler.discards_next_to_last and steps < len(schedule):
         return _without_next_to_last(grid(schedule, steps + 1))

@@ -1,7 +1,7 @@
-"""Profiles: what else must be equal, besides the settings, for another program to draw the same picture.
+"""Programs: what else must be equal, besides the settings, for another program to draw the same picture.
 
 The same prompt, seed, sampler and steps give different pictures in different programs, because each has habits that no
-setting names. A profile (`--like`) takes on all habits of one program at once:
+setting names. A `Program` (`--like`) takes on all habits of one program at once:
 
                      diffusers                a1111                     comfyui                   (none: diafano)
     start noise      CPU generator            GPU's Philox stream       CPU generator             CPU generator
@@ -33,7 +33,7 @@ CLIP skip 1 is the last layer, 2 the one before, and the final norm is applied, 
 for it, `clip_skip`, is 1 less, ComfyUI's, `stop_at_clip_layer`, is negative.
 All of them end at 0 but for DDIM and PLMS. Sources: diffusers 0.3x's schedulers; A1111 1.10's rng.py,
 sd_samplers_kdiffusion.py, sd_samplers_timesteps_impl.py, sd_schedulers.py; ComfyUI's samplers.py, model_sampling.py.
-The grids themselves are in `schedules`; `profile_grids` says which of them a program means.
+The grids themselves are in `sampling.sigmas`; each program's file beside this says which of them it means.
 """
 
 import math
@@ -53,7 +53,7 @@ from diafano.sampling.samplers.table import Sampler
 from diafano.text_encoder.prompt_embedding import Weighting
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``network(latent, timestep, text)``, as in `denoiser`."""
+"""``network(latent, timestep, text)``, as in `sampling.denoiser`."""
 
 
 OTHER_UNIPC = "it is another variant of UniPC there"
@@ -61,7 +61,7 @@ OTHER_UNIPC = "it is another variant of UniPC there"
 
 
 @dataclass(frozen=True)
-class Profile:
+class Program:
     """A column of the table above."""
 
     name: str
@@ -87,7 +87,7 @@ class Profile:
     functions_for_v: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     """Samplers that are run otherwise with models that predict v, and how."""
     second_pass_runs: Literal["share", "share and one", "of a longer run"] | None = None
-    """The same of a second pass (`second_pass`); None: as of any picture."""
+    """The same of a second pass (`sampling.hires`); None: as of any picture."""
     lacks: frozenset[str] = frozenset()
     """Samplers that the program does not have."""
     differs: Mapping[str, str] = field(default_factory=dict)
@@ -158,8 +158,8 @@ class Profile:
         whole = self.whole_timesteps(sampler, schedule)
         return network if whole is None else lambda latent, timestep, text: network(latent, whole(timestep), text)
 
-    def with_generator(self, rng: str | None) -> "Profile":
-        """The profile with all noise from the generator of that name in `GENERATORS`; None: as it is."""
+    def with_generator(self, rng: str | None) -> "Program":
+        """The program with all noise from the generator of that name in `GENERATORS`; None: as it is."""
         return self if rng is None else replace(self, start_noise=GENERATORS[rng], noise_on_the_way=None)
 
     def check(self, sampler: Sampler) -> str | None:

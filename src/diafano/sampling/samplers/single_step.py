@@ -1,7 +1,7 @@
 """Samplers of which each step stands alone: it keeps nothing from the step before.
 
-The stochastic ones step down to below the next sigma and put fresh noise on top (`up_and_down`); eta says how much of
-the noise at the next sigma is fresh. Churn (Karras et al. 2022, algorithm 2) puts it on before the step instead.
+The stochastic ones step down to below the next sigma and put fresh noise on top (`ancestral_step`); eta says how much
+of the noise at the next sigma is fresh. Churn (Karras et al. 2022, algorithm 2) puts it on before the step instead.
 """
 
 import math
@@ -13,15 +13,15 @@ from diafano.sampling.samplers.stepping import (
     Denoise,
     NoiseSource,
     OnStep,
+    ancestral_step,
     check_churn,
     check_eta,
     check_noise_scale,
-    churned,
+    churn,
     fresh_noise,
     leaves_pure_noise,
     noise_between,
     report,
-    up_and_down,
     walk,
 )
 
@@ -65,7 +65,7 @@ def ddim(
     for step, now, after in walk(sigmas):
         clean = denoise(x, now)
         report(on_step, step, now, x, clean)
-        up, down = up_and_down(now, after, eta)  # equation 16
+        up, down = ancestral_step(now, after, eta)  # equation 16
         noise_in_x = (x - clean) / now
         x = clean + down * noise_in_x
         if up > 0.0:
@@ -89,7 +89,7 @@ def euler(
     """
     check_churn(s_churn, s_noise)
     for step, now, after in walk(sigmas):
-        x, raised = churned(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "euler")
+        x, raised = churn(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "euler")
         clean = denoise(x, raised)
         report(on_step, step, raised, x, clean)
         slope = (x - clean) / raised
@@ -117,7 +117,7 @@ def euler_ancestral(
     for step, now, after in walk(sigmas):
         clean = denoise(x, now)
         report(on_step, step, now, x, clean)
-        up, down = up_and_down(now, after, eta)
+        up, down = ancestral_step(now, after, eta)
         slope = (x - clean) / now
         x = x + (down - now) * slope
         if up > 0.0:
@@ -142,7 +142,7 @@ def heun(
     """
     check_churn(s_churn, s_noise)
     for step, now, after in walk(sigmas):
-        x, raised = churned(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "heun")
+        x, raised = churn(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "heun")
         clean = denoise(x, raised)
         report(on_step, step, raised, x, clean)
         slope = (x - clean) / raised
@@ -172,7 +172,7 @@ def dpm_2(
     """
     check_churn(s_churn, s_noise)
     for step, now, after in walk(sigmas):
-        x, raised = churned(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "dpm_2")
+        x, raised = churn(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "dpm_2")
         clean = denoise(x, raised)
         report(on_step, step, raised, x, clean)
         x = _midpoint(denoise, x, clean, raised, after)
@@ -195,7 +195,7 @@ def dpm_2_ancestral(
     for step, now, after in walk(sigmas):
         clean = denoise(x, now)
         report(on_step, step, now, x, clean)
-        up, down = up_and_down(now, after, eta)
+        up, down = ancestral_step(now, after, eta)
         x = _midpoint(denoise, x, clean, now, down)
         if up > 0.0:
             x = x + s_noise * up * fresh_noise(noise_source, "dpm_2_ancestral")
@@ -233,7 +233,7 @@ def dpmpp_2s_ancestral(
     for step, now, after in walk(sigmas):
         clean = denoise(x, now)
         report(on_step, step, now, x, clean)
-        up, down = up_and_down(now, after, eta)
+        up, down = ancestral_step(now, after, eta)
         if down > 0.0:
             middle = math.sqrt(now * down)
             halfway = _towards(clean, x, middle / now)
@@ -266,12 +266,12 @@ def dpmpp_sde(
         report(on_step, step, now, x, clean)
         if after > 0.0:
             middle = math.sqrt(now * after)
-            up, down = up_and_down(now, middle, eta)
+            up, down = ancestral_step(now, middle, eta)
             halfway = _towards(clean, x, down / now)
             if up > 0.0:
                 halfway = halfway + s_noise * up * noise_between(noise_source, now, middle, "dpmpp_sde")
             clean = denoise(halfway, middle)
-        up, down = up_and_down(now, after, eta)
+        up, down = ancestral_step(now, after, eta)
         x = _towards(clean, x, down / now)
         if up > 0.0:
             x = x + s_noise * up * noise_between(noise_source, now, after, "dpmpp_sde")

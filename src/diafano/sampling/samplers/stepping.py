@@ -65,13 +65,13 @@ def walk(sigmas: Sequence[float]) -> Iterator[tuple[int, float, float]]:
     return ((step, now, after) for step, (now, after) in enumerate(pairs))
 
 
-def up_and_down(now: float, after: float, eta: float) -> tuple[float, float]:
+def ancestral_step(now: float, after: float, eta: float) -> tuple[float, float]:
     """Sizes of fresh and kept noise at the sigma `after`: ``up^2 + down^2 = after^2``."""
     share = eta * math.sqrt(1.0 - (after / now) ** 2)
     return after * share, after * math.sqrt(1.0 - share**2)
 
 
-def churned(
+def churn(
     x: Tensor,
     now: float,
     steps: int,

@@ -87,7 +87,7 @@ class Sampler:
     """Keyword arguments that it takes beyond the common ones."""
     discards_next_to_last: bool = False
     """A1111 makes its grid one step too long and leaves out the smallest sigma above 0, which it cannot use well."""
-    along_a_path: bool = False
+    brownian: bool = False
     """Takes its fresh noise from a path, if `noise_source` is a `PathNoise`."""
     ends_where_trained: bool = False
     """Its uniform grid ends where `ScheduleConfig.final_sigma` says; those of all others end at 0."""
@@ -131,7 +131,7 @@ SAMPLERS: dict[str, Sampler] = {
             schedule="karras",
             stochastic=True,
             options=ETA,
-            along_a_path=True,
+            brownian=True,
         ),
         Sampler(
             "dpmpp_2m_sde",
@@ -143,7 +143,7 @@ SAMPLERS: dict[str, Sampler] = {
             schedule="exponential",
             stochastic=True,
             options=ETA,
-            along_a_path=True,
+            brownian=True,
         ),
         Sampler(
             "dpmpp_2s_ancestral",
@@ -166,7 +166,7 @@ SAMPLERS: dict[str, Sampler] = {
             schedule="exponential",
             stochastic=True,
             options=ETA,
-            along_a_path=True,
+            brownian=True,
             discards_next_to_last=True,
         ),
         Sampler("lms", lms, "LMS", 4, 1, ("k_lms", "LMSDiscreteScheduler")),

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import diafano
-from diafano.engine import packed as module
-from diafano.engine.packed import available, packed
+from diafano.engine import prepacked as module
+from diafano.engine.prepacked import available, prepacked
 from diafano.networks.tileable import tileable
 from diafano.stable_diffusion import StableDiffusion
 
@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def plain_and_packed(network: nn.Module, *given: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
         plain = network(*given)
-        with packed(network):
+        with prepacked(network):
             return plain, network(*given)
 
 
@@ -77,7 +77,7 @@ def test_pictures_are_drawn_with_packed_weights_once_a_run(tiny_model: StableDif
 
 def test_other_inputs_and_other_weights_are_noticed() -> None:
     layer = nn.Conv2d(4, 4, 3, padding=1)
-    with torch.inference_mode(), packed(layer):
+    with torch.inference_mode(), prepacked(layer):
         for size in (8, 12, 8):
             x = torch.randn(1, 4, size, size)
             assert torch.allclose(layer(x), nn.Conv2d.forward(layer, x), atol=1e-6)
@@ -88,7 +88,7 @@ def test_other_inputs_and_other_weights_are_noticed() -> None:
 def test_hooks_see_packed_layers() -> None:
     layer, seen = nn.Linear(4, 4), []
     layer.register_forward_hook(lambda *_: seen.append(True))
-    with torch.inference_mode(), packed(nn.Sequential(layer)):
+    with torch.inference_mode(), prepacked(nn.Sequential(layer)):
         layer(torch.randn(2, 4))
     assert seen == [True]
 
@@ -99,13 +99,13 @@ def test_what_is_unusual_computes_plainly(calls: list[str], monkeypatch: pytest.
     same = nn.Conv2d(4, 4, 3, padding="same")
     half = nn.Conv2d(4, 4, 3).bfloat16()
     layer = nn.Conv2d(4, 4, 3)
-    with packed(around, same, half, layer):
+    with prepacked(around, same, half, layer):
         layer(x).sum().backward()
         with torch.inference_mode():
             layer(x[:0])
             around(x), same(x), half(x.bfloat16())
     assert layer.weight.grad is not None
-    with torch.inference_mode(), tileable("both"), packed(layer):
+    with torch.inference_mode(), tileable("both"), prepacked(layer):
         layer(x)
     monkeypatch.setattr(module, "LARGEST", 10)
     plain_and_packed(layer, x)

@@ -31,7 +31,7 @@ def available() -> bool:
 
 
 @contextmanager
-def packed(*networks: nn.Module) -> Iterator[None]:
+def prepacked(*networks: nn.Module) -> Iterator[None]:
     """Inside, convolutions and linear layers of small float32 networks on the CPU compute with packed weights.
 
     A layer packs its weight when it is first called, again where the input's shape or the weight's place in memory is
