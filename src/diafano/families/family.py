@@ -1,0 +1,283 @@
+"""What a family is: one declaration of its parts, how a text is told to its network, and how its files look.
+
+A family is a file of this room that declares one `Family`, and a row in `families.table`. Nothing else asks which
+family a model is of: drawing, loading, saving and inspecting go by what is declared.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+
+from torch import Tensor, nn
+
+from diafano.errors import UserError
+from diafano.families.names import Table
+from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
+from diafano.networks.conditioning import Conditioning
+from diafano.networks.unet import UNetConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
+from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
+from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
+from diafano.text_encoder.prompt_embedding import Weighting
+from diafano.text_encoder.tokenizer import Tokenizer
+
+TextEncoder = CLIPTextEncoder | BERTTextEncoder
+Guidance = Literal["classifier-free", "embedded"]
+Kind = TypeVar("Kind")
+Made = TypeVar("Made", covariant=True)
+Json = Mapping[str, Any]
+
+
+# The parts of a model -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A text encoder and the tokenizer whose ids it reads."""
+
+    tokenizer: Tokenizer
+    encoder: TextEncoder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model, whatever its family."""
+
+    texts: Mapping[str, TextPart]
+    """By their folder: "text_encoder", and "text_encoder_2" and so on where there are more."""
+    network: nn.Module
+    """What predicts; it has a `config` with `in_channels` and `out_channels`."""
+    autoencoder: Autoencoder
+    process: NoiseSchedule
+
+
+class Encode(Protocol):
+    """How a text is told to a family's network."""
+
+    def __call__(
+        self,
+        text: str,
+        texts: Mapping[str, TextPart],
+        *,
+        clip_skip: int | None = None,
+        weighting: Weighting | None = None,
+        size: tuple[int, int] = (0, 0),
+        negative: bool = False,
+    ) -> Conditioning:
+        """One row of conditioning, on the text encoder's device, in its number format.
+
+        `clip_skip` counts layers from the end, 1 is the last; None: the family's own. `weighting` is the syntax of
+        weights in the text; None: the text as it stands, cut where the text encoder ends. `size` is the picture's
+        (width, height) in pixels, and `negative` whether the text is what is not wanted, for families that tell it.
+        """
+        ...
+
+
+# Configurations without weights -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One configuration a part; the defaults are Stable Diffusion v1's."""
+
+    name: str
+    size: tuple[int, int] = (512, 512)
+    """(width, height) of the pictures it is made for, in pixels."""
+    text_encoder: CLIPTextConfig | BERTConfig = CLIPTextConfig()  # noqa: RUF009 (frozen)
+    unet: UNetConfig = UNetConfig()  # noqa: RUF009
+    """The network's, by whatever name its family calls it."""
+    autoencoder: AutoencoderConfig = AutoencoderConfig()  # noqa: RUF009
+    schedule: ScheduleConfig = ScheduleConfig(final_sigma="first", spacing_said=False)  # noqa: RUF009
+    """The noise process's."""
+    family: str = "sd1"
+    further_texts: Mapping[str, CLIPTextConfig | BERTConfig] = field(default_factory=dict)
+    """Text encoders beside the first, by their folder."""
+
+    @property
+    def texts(self) -> dict[str, CLIPTextConfig | BERTConfig]:
+        return {"text_encoder": self.text_encoder, **self.further_texts}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a prompt has, start, end and padding included."""
+        return min(77, self.text_encoder.positions)
+
+
+# A folder of diffusers' ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a part's configuration is read from beside its JSON."""
+
+    where: str
+    """The file, for what is said of errors."""
+    tokens: tuple[int, int, int] | None = None
+    """Ids of start, end and padding, of a text encoder's tokenizer: in old files they are wrong."""
+    weights: Collection[str] = ()
+    """Names of the tensors; none where the configuration is read alone."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a part's JSON says that its configuration does not."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels of the pictures that the model is made for."""
+    latent: tuple[int, int]
+    """The same in positions of the latent."""
+    dtype: str
+    """The stored weights', such as "float16"."""
+
+
+@dataclass(frozen=True)
+class FolderPart(Generic[Made]):
+    """How one class of parts lies in a folder of its own: a JSON file, and weights unless it has none."""
+
+    library: str
+    kind: str
+    """Library and class, as model_index.json names them."""
+    config: type[Any]
+    """Of our configuration, which the part that is made of it has as `config`."""
+    make: Callable[[Any], Made]
+    read: Callable[[Json, Found], Any]
+    """Their JSON -> our configuration. Raises UserError, naming the file, for what this program cannot do."""
+    write: Callable[[Any, Said], Json]
+    """`read` reversed."""
+    stem: str | None = "diffusion_pytorch_model"
+    """What the files of weights are called; None: there are none."""
+    file: str = "config.json"
+    model_type: str | None = None
+    """How the JSON calls this class where a folder may hold one of several."""
+    tokenizer: str | None = None
+    """Of a text encoder: the class of its tokenizer."""
+    prefix: str = ""
+    """What is written before our names of the tensors."""
+    ours: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    """Stored tensors under our names, in any spelling that the libraries ever had."""
+
+
+# A single file ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoundPart:
+    """One network of a single file: its shape, on the meta device, and where each of its tensors is kept."""
+
+    network: Any
+    wanted: Mapping[str, Tensor]
+    """The network's own tensors."""
+    table: Table
+
+    def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Our tensors, as views of the file's."""
+        return {ours: stored.ours(tensors[stored.name]) for ours, stored in self.table.items()}
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """How one part lies in a single file."""
+
+    label: str
+    """As it is called in a sentence."""
+    prefix: str
+    """What the names of its tensors begin with."""
+    find: Callable[[Mapping[str, Tensor], Path], FoundPart | None]
+    """The part in a file's tensors, None if it is not there. Raises UserError where it is there in part only."""
+    table: Callable[[Any], Table]
+    """A network -> where its tensors are written."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network in a single file predicts."""
+
+    predicts: Literal["noise", "v"]
+    evidence: str
+    """Why that is believed."""
+    certain: bool
+    """Whether the evidence is more than a guess."""
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """How a family's models lie in one file, which holds weights alone: what it cannot say is taken for granted."""
+
+    parts: Mapping[str, FilePart]
+    """By the part's name in `SingleFile`'s parts: the family's `network`, "autoencoder", its text encoders."""
+    fits: Callable[[Mapping[str, Tensor]], bool]
+    """Whether the tensors are of this family; the first family of the table that says so has it."""
+    prediction: Callable[[Mapping[str, Tensor], Any], Prediction]
+    """What the network, whose configuration is given where there is one, predicts if nothing in the file says it."""
+    process: Callable[[Literal["noise", "v"], bool], Any]
+    """What is predicted, and whether the terminal SNR is zero -> the noise process's configuration."""
+    size: Callable[[Literal["noise", "v"]], tuple[int, int]]
+    """What is predicted -> (width, height) in pixels of the pictures that it was trained for."""
+    unsayable: Callable[[Parts], Sequence[tuple[str, object, object]]]
+    """(what, what it is, what readers take it for) of everything that the form does not say.
+
+    Raises UserError for parts that the form has no names for."""
+    tokenizer: str
+    """Repository on the hub whose tokenizer it was trained with."""
+    pads_with: Callable[[Tokenizer], int]
+    """The id that it was trained to see after a text."""
+    spare: Mapping[str, str] = field(default_factory=dict)
+    """Beginnings of names that are known and not needed -> why."""
+    kinds: Mapping[int, str] = field(default_factory=dict)
+    """Input channels of the network -> what it draws from."""
+    drawn: Collection[int] = ()
+    """Input channels of those that this program draws with."""
+
+
+# The whole ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """All that is special about one family of models."""
+
+    name: str
+    """As in `families.table.FAMILIES`: "sd1"."""
+    label: str
+    """As people call it: "Stable Diffusion 1"."""
+    presets: Sequence[Preset]
+    """Configurations of all parts, the family's own first."""
+    encode: Encode
+    check: Callable[[Parts], None]
+    """Raises UserError, one sentence, where one part does not take what the part before it gives."""
+    belongs: Callable[[Parts], bool]
+    """Whether parts of which nobody says the family are of this one."""
+    folders: Mapping[str, tuple[FolderPart[Any], ...]]
+    """Folder of a model in diffusers' format -> the classes of parts that may lie in it."""
+    index: Callable[[Parts], Json]
+    """What model_index.json says besides the parts' classes: the pipeline's class and so on."""
+    single_file: SingleFile | None = None
+    """None: there is no such form."""
+    network: str = "unet"
+    """The network's folder."""
+    tokenizers: Mapping[str, str] = field(default_factory=lambda: {"text_encoder": "tokenizer"})
+    """Folder of a text encoder -> its tokenizer's."""
+    guidance: Sequence[Guidance] = ("classifier-free",)
+    """How it is guided: by asking the network twice, or by a strength that the network is told."""
+    patch: int = 1
+    """Edge of what the network takes as one token, in positions of the latent."""
+    lora_spellings: Callable[[str], Iterator[str]] = lambda layer: iter((layer,))
+    """A layer, called by the folder of its part as in ``unet.conv_in`` -> how files of LoRAs may call it."""
+
+    def size_step(self, parts: Parts) -> int:
+        """Width and height of a picture must be multiples of this many pixels."""
+        return parts.autoencoder.factor * self.patch
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """A copied model is of the same family."""
+        return self
+
+
+def expected(part: object, kind: type[Kind], what: str, label: str) -> Kind:
+    """The part, which must be of that class. `what` it is and the family's `label` are for the sentence if not."""
+    if not isinstance(part, kind):
+        raise UserError(
+            f"the {what} is a {type(part).__name__}, and {label} has a {kind.__name__}: they belong to different models"
+        )
+    return part
