@@ -41,13 +41,14 @@ def diafano_runs(folder: Path, given: argparse.Namespace, compiled: bool) -> tup
         seed=SEED,
         sampler="ddim",
     )
-    sigmas = model.sigmas(request)
+    plan = model.plan(request)
+    (one,) = plan.passes
     with torch.inference_mode():
-        texts = model.prompts_of_run(request, len(sigmas) - 1)
+        texts = model.prompts_of(plan, one)
 
     @torch.inference_mode()
     def steps() -> None:
-        model.denoise(texts, sigmas, request, model.noise_source(request, range(given.batch)))
+        model.denoise(one, texts, model.noise(one, range(given.batch)))
 
     return steps, lambda: model.draw(request)
 

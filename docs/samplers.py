@@ -78,7 +78,7 @@ class Solver:
     def latents(self, sampler: Sampler, schedule: str, steps: int) -> tuple[Tensor, int]:
         """The final latents (prompts, 4, h, w), and how often the network was evaluated."""
         request = self.model.request("", sampler=sampler.name, schedule=schedule, steps=steps, seed=0)
-        sigmas = self.model.sigmas(request)
+        sigmas = self.model.plan(request).sigmas
         calls = 0
 
         def counted(x: Tensor, sigma: float) -> Tensor:

@@ -152,7 +152,7 @@ def test_control_c_in_the_command(
 ) -> None:
     """The signal itself, in the third step of the second batch."""
     monkeypatch.setattr(diafano, "load", lambda *_, **__: model)
-    monkeypatch.setattr("diafano.stable_diffusion.BATCH_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr("diafano.request.plan.BATCH_PIXELS", 2 * 64 * 64)
     steps = 0
 
     def advance(*_: object) -> None:

@@ -30,8 +30,7 @@ from diafano.cli import main as cli
 from diafano.errors import UserError
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.pictures.files import read_picture
-from diafano.request import noise as request_noise
-from diafano.request.noise import noise_of_request
+from diafano.sampling import noise as noise_module
 from diafano.sampling.samplers.table import PathNoise
 from diafano.stable_diffusion import StableDiffusion
 
@@ -267,7 +266,7 @@ def test_complaint_a_seed_gives_another_picture_on_another_device(
     """All noise is drawn on the CPU and sent to the device, and nothing else is drawn (rounding: tests/test_gpu.py)."""
     sent: list[tuple[torch.Tensor, str]] = []
     asked: list[tuple[float, ...]] = []
-    usual = tiny_model.noise_source
+    usual = tiny_model.noise
 
     def to_device(noise: Tensor, device: torch.device) -> Tensor:
         sent.append((noise.clone(), device.type))
@@ -278,8 +277,8 @@ def test_complaint_a_seed_gives_another_picture_on_another_device(
         along = source.between if isinstance(source, PathNoise) else lambda *_: source()
         return PathNoise(lambda: (asked.append(()), source())[1], lambda *at: (asked.append(at), along(*at))[1])
 
-    monkeypatch.setattr(request_noise, "to_device", to_device)
-    monkeypatch.setattr(tiny_model, "noise_source", recording)
+    monkeypatch.setattr(noise_module, "to_device", to_device)
+    monkeypatch.setattr(tiny_model, "noise", recording)
     request, random = tiny_model.request("a fox", seed=7, steps=4, sampler=sampler, like=like), torch.get_rng_state()
     tiny_model.draw(request)
     assert torch.equal(torch.get_rng_state(), random)
@@ -288,7 +287,8 @@ def test_complaint_a_seed_gives_another_picture_on_another_device(
     assert all(noise.device.type == "cpu" for noise in on_cpu)
 
     sent.clear()
-    there = noise_of_request(request, range(1), on_cpu[0].shape[1:], tiny_model.sigmas, torch.device("cuda"))
+    noise = tiny_model.plan(request).passes[0].noise
+    there = noise.source(range(1), on_cpu[0].shape[1:], torch.device("cuda"))
     for levels in asked:
         there.between(*levels) if levels and isinstance(there, PathNoise) else there()
     assert {device for _, device in sent} == {"cuda"}

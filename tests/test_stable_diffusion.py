@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from diafano import stable_diffusion
 from diafano.engine import tiles
 from diafano.errors import UserError
 from diafano.networks.unet import UNet
@@ -44,9 +43,9 @@ def test_a_large_request_is_drawn_in_several_batches(
     tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = tiny_model.generate("two bananas", seed=5, count=5)
-    monkeypatch.setattr(stable_diffusion, "BATCH_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr("diafano.request.plan.BATCH_PIXELS", 2 * 64 * 64)
     monkeypatch.setattr(tiles, "DECODED_PIXELS", 64 * 64)
-    assert tiny_model.batches(tiny_model.request("x", seed=5, count=5)) == [range(0, 2), range(2, 4), range(4, 5)]
+    assert tiny_model.plan(tiny_model.request("x", seed=5, count=5)).batches == [range(0, 2), range(2, 4), range(4, 5)]
     calls = []
     in_turn = tiny_model.generate("two bananas", seed=5, count=5, on_step=lambda step, *rest: calls.append(step))
     assert calls == [0, 1, 2, 3] * 3
@@ -115,8 +114,8 @@ def test_fused_names_give_sampler_and_schedule(
 
 
 def test_dpm2_leaves_out_the_next_to_last_sigma(tiny_model: StableDiffusion) -> None:
-    longer = tiny_model.sigmas(tiny_model.request("a fox", sampler="Heun", schedule="karras", steps=6))
-    found = tiny_model.sigmas(tiny_model.request("a fox", sampler="DPM2", steps=5))
+    longer = tiny_model.plan(tiny_model.request("a fox", sampler="Heun", schedule="karras", steps=6)).sigmas
+    found = tiny_model.plan(tiny_model.request("a fox", sampler="DPM2", steps=5)).sigmas
     assert found == [*longer[:5], 0.0]
 
 
@@ -154,7 +153,7 @@ def test_on_step_sees_every_step(tiny_model: StableDiffusion) -> None:
     tiny_model.generate("a fox", steps=6, seed=1, count=2, on_step=lambda *info: seen.append(info))
     assert [step for step, *_ in seen] == list(range(6))
     sigmas = [sigma for _, sigma, *_ in seen]
-    assert sigmas == sorted(sigmas, reverse=True) == tiny_model.sigmas(tiny_model.request("a fox", steps=6))[:-1]
+    assert sigmas == sorted(sigmas, reverse=True) == tiny_model.plan(tiny_model.request("a fox", steps=6)).sigmas[:-1]
     for _, _, noisy, clean in seen:
         assert noisy.shape == clean.shape == (2, 4, 8, 8)
 
@@ -173,8 +172,8 @@ def test_guidance_1_asks_the_unet_half_as_much(tiny_model: StableDiffusion) -> N
 def test_only_ddim_ends_above_zero(tiny_model: StableDiffusion) -> None:
     schedule = NoiseSchedule(ScheduleConfig(final_sigma="first"))
     model = StableDiffusion(**{**vars(tiny_model), "schedule": schedule})
-    assert model.sigmas(model.request("a fox"))[-1] == schedule.sigma_of(0)
-    assert model.sigmas(model.request("a fox", sampler="euler"))[-1] == 0.0
+    assert model.plan(model.request("a fox")).sigmas[-1] == schedule.sigma_of(0)
+    assert model.plan(model.request("a fox", sampler="euler")).sigmas[-1] == 0.0
 
 
 # ---- what a picture carries

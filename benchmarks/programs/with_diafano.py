@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from diafano.engine.memory import keep_freed_memory
@@ -14,7 +15,9 @@ import torch  # noqa: E402 (OpenMP reads its settings when torch is imported)
 from torch import Tensor  # noqa: E402
 
 import diafano.checkpoints.diffusers  # noqa: E402 (what `diafano.load` imports of a folder)
-from diafano.engine import accelerated  # noqa: E402
+from diafano.engine.fused import accelerated  # noqa: E402
+from diafano.sampling.run import Watchers  # noqa: E402
+from diafano.sampling.samplers.stepping import StepInfo  # noqa: E402
 
 from . import GUIDANCE, NEGATIVE, PROMPT, SEED, SIGMAS  # noqa: E402
 from .inputs import latent, pixels  # noqa: E402
@@ -54,13 +57,13 @@ class Diafano:
         """From the first step of a run to the second, sampler and all."""
         ends: list[float] = []
 
-        def nan_guard(*_: object) -> None:
+        def watch(*_: object) -> None:
             ends.append(time.perf_counter())
             if len(ends) == 2:
                 raise Enough
 
         with contextlib.suppress(Enough):
-            self.model.draw(self.request(size, batch, STEPS), nan_guard)
+            self.model.draw(self.request(size, batch, STEPS), watch)
         return ends[1] - ends[0]
 
     @torch.inference_mode()
@@ -83,15 +86,17 @@ class Diafano:
     @torch.inference_mode()
     def predictions(self, size: int) -> list[Tensor]:
         found: list[Tensor] = []
-        request = self.request(size, 1, STEPS)
-        texts = self.model.prompts_of_run(request, 1)
+        plan = self.model.plan(self.request(size, 1, STEPS))
+        texts = self.model.prompts_of(plan, plan.passes[0])[:1]
 
-        def nan_guard(step: int, sigma: float, noisy: Tensor, clean: Tensor) -> None:
-            found.append((noisy - clean) / sigma)  # noisy = clean + sigma * noise
+        def watch(info: StepInfo) -> None:
+            found.append((info.x - info.clean) / info.sigma)  # x = clean + sigma * noise
 
         with accelerated(self.model.unet):
             for sigma in SIGMAS:  # a run starts with a latent of which the network sees exactly the noise
-                self.model.denoise(texts, [sigma, 0.0], request, lambda: latent(size, 1), nan_guard)
+                one = replace(plan.passes[0].run, sigmas=[sigma, 0.0], guidance=plan.passes[0].run.guidance[:1])
+                only = replace(plan.passes[0], run=one)
+                self.model.denoise(only, texts, lambda: latent(size, 1), watchers=Watchers(on_step=watch))
         return found
 
 

@@ -68,7 +68,7 @@ def test_what_is_missing_is_said(device: str, said: str, monkeypatch: pytest.Mon
 def test_the_engines_work_is_not_compiled_once_more(
     asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled.engine, "available", lambda: True)
+    monkeypatch.setattr(compiled, "available", lambda: True)
     with pytest.raises(UserError, match="engine of diafano's own"):
         compiled.compile_network(nn.Linear(2, 2, dtype=torch.bfloat16))
     assert asked == []

@@ -16,7 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 import diafano
 from diafano.engine.devices import to_device
+from diafano.networks.conditioning import Conditioning
 from diafano.sampling.prompts import StepPrompts
+from diafano.sampling.run import Watchers
 from diafano.sampling.samplers.table import SAMPLERS
 from diafano.stable_diffusion import StableDiffusion
 
@@ -53,14 +55,14 @@ def crossings(model: StableDiffusion, **settings: Any) -> list[tuple[int, ...]]:
     """The shapes that cross between the first step and the last."""
     request, start = model.prepare("a cat", steps=STEPS, seed=1, **settings)
     text = torch.empty(77, model.unet.config.text_width, device=META)
-    sigmas = model.sigmas(request)
-    run = [StepPrompts(((text, 1.0),), text)] * (len(sigmas) - 1)
+    (one,) = model.plan(request).passes
+    prompts = [StepPrompts(((Conditioning(text[None]), 1.0),), Conditioning(text[None]))] * one.run.steps
     if start is not None:
         start = on_meta(start)
     marks: list[int] = []
     with torch.inference_mode(), Crossings() as seen:
-        noise = model.noise_source(request, range(1))
-        model.denoise(run, sigmas, request, noise, lambda *_: marks.append(len(seen.shapes)), start)
+        watchers = Watchers(on_step=lambda *_: marks.append(len(seen.shapes)))
+        model.denoise(one, prompts, model.noise(one, range(1)), start=start, watchers=watchers)
     assert len(marks) >= 2
     return seen.shapes[marks[0] : marks[-1]]
 

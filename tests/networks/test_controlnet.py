@@ -21,6 +21,7 @@ from diafano.errors import UserError
 from diafano.networks.controlnet import ControlNet
 from diafano.networks.unet import UNet, UNetConfig
 from diafano.pictures.files import read_parameters
+from diafano.sampling.clock import Clock
 from diafano.sampling.control import Control, Controlled
 from diafano.stable_diffusion import StableDiffusion
 
@@ -108,8 +109,8 @@ def test_residuals_are_added(tiny_model: StableDiffusion, network: ControlNet, p
         assert torch.equal(tiny_model.unet(*given, made.scaled(0.0)), plain)
         assert not torch.allclose(tiny_model.unet(*given, made), plain, atol=1e-2)
         # Two of half the strength are one.
-        both = Controlled(tiny_model.unet, [Control(network, picture, 0.5)] * 2, lambda picture: picture, 1)
-        one = Controlled(tiny_model.unet, [Control(network, picture)], lambda picture: picture, 1)
+        both = Controlled(tiny_model.unet, [Control(network, picture, 0.5)] * 2, lambda picture: picture, 1, Clock())
+        one = Controlled(tiny_model.unet, [Control(network, picture)], lambda picture: picture, 1, Clock())
         assert torch.allclose(both(*given), one(*given), atol=1e-5)
 
 

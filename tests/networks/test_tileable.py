@@ -61,7 +61,7 @@ def test_rolling_the_noise_rolls_the_picture(
     tiny_model: StableDiffusion, tiles: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def draw(start: Tensor, axes: str | None) -> Tensor:
-        monkeypatch.setattr(tiny_model, "noise_source", lambda *_: lambda: start, raising=False)
+        monkeypatch.setattr(tiny_model, "noise", lambda *_: lambda: start, raising=False)
         (picture,) = tiny_model.generate("a fox", seed=1, size=(64, 128), tileable=axes, tiles=tiles)
         return torch.from_numpy(np.asarray(picture).astype(np.float32)).movedim(-1, 0)
 

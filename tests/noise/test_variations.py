@@ -77,7 +77,7 @@ def test_of_a_batch_the_seed_stays_and_the_second_one_counts(
 
 def test_the_a1111_profile_starts_from_a1111s_noise(tiny_model: StableDiffusion) -> None:
     request = tiny_model.request("a fox", seed=3, variation_seed=8, variation_strength=0.4, like="a1111", count=2)
-    noise = tiny_model.noise_source(request, range(2))
+    noise = tiny_model.noise(tiny_model.plan(request).passes[0], range(2))
     own, others = Philox(3).normal((4, 8, 8)), [Philox(seed).normal((4, 8, 8)) for seed in (8, 9)]
     expected = torch.stack([a1111(0.4, own, other) for other in others])
     torch.testing.assert_close(noise(), expected, rtol=1e-5, atol=1e-5)

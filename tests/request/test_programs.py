@@ -21,7 +21,8 @@ from diafano.errors import UserError
 from diafano.noise.philox import Philox
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.noise.sources import cpu, gpu
-from diafano.request.programs import grids
+from diafano.request.programs import a1111
+from diafano.request.programs.comfyui import comfyui_grid
 from diafano.request.programs.table import PROGRAMS, find_program
 from diafano.sampling.samplers.table import SAMPLERS, find_sampler
 from diafano.sampling.sigmas import SCHEDULES
@@ -137,7 +138,7 @@ def test_a1111_on_timesteps(
 
 
 def test_a1111_with_its_rng_on_the_cpu(model: StableDiffusion) -> None:
-    start = model.noise_source(model.request("a fox", like="a1111", seed=3, rng="CPU"), range(1))
+    start = model.noise(model.plan(model.request("a fox", like="a1111", seed=3, rng="CPU")).passes[0], range(1))
     assert torch.equal(start()[0], torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(3))[0])
 
 
@@ -170,7 +171,7 @@ def test_a1111_sde(
     tree = sampling.BrownianTreeNoiseSampler(start, sigmas[:-1].min(), sigmas.max(), seed=[SEED, SEED + 1])
     expected = getattr(sampling, function)(wrapped, start, sigmas, disable=True, noise_sampler=tree)
     if "3M" in sampler:  # which leaves out a step of its grid
-        monkeypatch.setattr(grids, "A1111_DISCARDS", ())
+        monkeypatch.setattr(a1111, "A1111_DISCARDS", ())
     settings: dict[str, Any] = dict(steps=steps, sampler=sampler, schedule="karras", like="a1111")
     assert_same(final_latents(model, monkeypatch, count=2, **settings), expected)
 
@@ -233,13 +234,13 @@ def test_comfyui_sde(
 def test_comfyuis_own_grids() -> None:
     """Its beta schedule takes quantiles of timesteps; a remainder of ddim_uniform makes steps of its own."""
     euler = find_sampler("euler")
-    beta = grids.comfyui_grid(euler, "beta", V1, 4)
+    beta = comfyui_grid(euler, "beta", V1, 4)
     stats = pytest.importorskip("scipy.stats")
     assert [V1.timestep_of(sigma) for sigma in beta[:-1]] == pytest.approx(
         np.rint(stats.beta.ppf([1.0, 0.75, 0.5, 0.25], 0.6, 0.6) * 999).tolist()
     )
-    assert len(grids.comfyui_grid(euler, "ddim_uniform", V1, 30)) == 32
-    assert grids.comfyui_grid(euler, "uniform", V1, 9) == SCHEDULES["normal"].function(V1, 9)
+    assert len(comfyui_grid(euler, "ddim_uniform", V1, 30)) == 32
+    assert comfyui_grid(euler, "uniform", V1, 9) == SCHEDULES["normal"].function(V1, 9)
 
 
 # ---- what a profile is
@@ -256,7 +257,7 @@ def test_complaint_same_settings_differ_between_programs(model: StableDiffusion)
 
 def test_without_a_profile_nothing_changes(model: StableDiffusion) -> None:
     request = model.request("a fox", seed=3, count=2)
-    first, second = model.noise_source(request, range(2))()
+    first, second = model.noise(model.plan(request).passes[0], range(2))()
     for noise, seed in ((first, 3), (second, 4)):
         assert torch.equal(noise, torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(seed))[0])
     assert "Like" not in model.draw(request)[0].info["parameters"]
@@ -279,7 +280,7 @@ def test_every_grid_falls(name: str, sampler: str, schedule: str, steps: int, sp
 @pytest.mark.parametrize("name", sorted(PROGRAMS))
 def test_a_picture_gets_its_noise_whatever_is_drawn_beside_it(name: str) -> None:
     def calls(places: range) -> Iterator[Tensor]:
-        source = PROGRAMS[name].noise_source(5, places, 6, (2, 4))
+        source = PROGRAMS[name].noise(5, 6).draws(places, (2, 4))
         return (source() for _ in range(3))
 
     for whole, part in zip(calls(range(6)), calls(range(2, 4)), strict=True):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.networks.conditioning import Conditioning
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.sampling.denoiser import Denoiser
 from diafano.sampling.guidance import guided
@@ -41,9 +42,9 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def __call__(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        self.calls.append((latent, timestep, text))
-        return text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1).expand_as(latent)
+    def __call__(self, latent: Tensor, timestep: Tensor, text: Conditioning) -> Tensor:
+        self.calls.append((latent, timestep, text.tokens))
+        return text.tokens.mean(dim=(1, 2)).reshape(-1, 1, 1, 1).expand_as(latent)
 
 
 CLEAN = NoiseSchedule(ScheduleConfig(prediction="clean"))

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.networks.conditioning import Conditioning
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
+from diafano.sampling.clock import Clock
 from diafano.sampling.denoiser import Denoiser
 from diafano.sampling.guidance import classifier_free_guidance, guidance_of_steps, rescaled
 from diafano.sampling.prompts import StepGuidance, StepPrompts
@@ -63,16 +65,17 @@ class Counting:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    def __call__(self, latent: Tensor, timestep: Tensor, text: Conditioning) -> Tensor:
         self.batches.append(len(latent))
-        return text.mean(dim=(1, 2))[:, None, None, None] * latent
+        return text.tokens.mean(dim=(1, 2))[:, None, None, None] * latent
 
 
 def test_outside_the_interval_the_network_is_asked_once() -> None:
     network = Counting()
-    run = [StepPrompts(((torch.ones(77, 8), 1.0),), torch.zeros(77, 8))] * 5
-    guide = StepGuidance(run, Denoiser(network, NoiseSchedule()), guidance_of_steps(3.0, (0.2, 0.6), 5), 2)
-    for guide.step in range(5):
+    run = [StepPrompts(((Conditioning(torch.ones(1, 77, 8)), 1.0),), Conditioning(torch.zeros(1, 77, 8)))] * 5
+    clock = Clock()
+    guide = StepGuidance(run, Denoiser(network, NoiseSchedule()), guidance_of_steps(3.0, (0.2, 0.6), 5), 2, clock=clock)
+    for clock.step in range(5):
         guide(torch.ones(2, 4, 2, 2), 1.0)
     assert network.batches == [2, 4, 4, 2, 2]
 
@@ -97,7 +100,7 @@ def test_plain_guidance_stays_the_default(tiny_model: StableDiffusion) -> None:
 def test_prediction_and_clean_are_each_others_inverse(prediction: Any, sigma: float) -> None:
     denoiser = Denoiser(Counting(), NoiseSchedule(ScheduleConfig(prediction=prediction)))
     x, said = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(denoiser.prediction(x, sigma, denoiser.clean(x, sigma, said)), said)
+    torch.testing.assert_close(denoiser.process.prediction(x, sigma, denoiser.process.clean(x, sigma, said)), said)
 
 
 @pytest.mark.parametrize("prediction", ["noise", "v"])
@@ -109,8 +112,8 @@ def test_rescaling_is_diffusers(prediction: Any, share: float) -> None:
     denoiser = Denoiser(Counting(), NoiseSchedule(ScheduleConfig(prediction=prediction)))
     x, text, cfg = torch.randn(3, 2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cfg = 5 * cfg + 1
-    clean = [denoiser.clean(x, 2.0, said) for said in (cfg, text, rescale_noise_cfg(cfg, text, share))]
-    torch.testing.assert_close(rescaled(denoiser, x, 2.0, clean[0], clean[1], share), clean[2])
+    clean = [denoiser.process.clean(x, 2.0, said) for said in (cfg, text, rescale_noise_cfg(cfg, text, share))]
+    torch.testing.assert_close(rescaled(denoiser.process, x, 2.0, clean[0], clean[1], share), clean[2])
 
 
 def test_each_picture_gets_its_own_spread_back() -> None:
@@ -123,8 +126,8 @@ def test_each_picture_gets_its_own_spread_back() -> None:
             x[one : one + 1], 3.0, 7.5
         )
         torch.testing.assert_close(alone, whole[one : one + 1])
-        asked = denoiser.prediction(x[one], 3.0, denoiser(x, 3.0, rows + 1)[one])
-        torch.testing.assert_close(denoiser.prediction(x[one], 3.0, whole[one]).std(), asked.std())
+        asked = denoiser.process.prediction(x[one], 3.0, denoiser(x, 3.0, rows + 1)[one])
+        torch.testing.assert_close(denoiser.process.prediction(x[one], 3.0, whole[one]).std(), asked.std())
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
@@ -136,7 +139,8 @@ def test_texts_of_other_lengths_are_guided_alike(guidance: float, rescale: float
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def clean(*texts: tuple[Tensor, float]) -> Tensor:
-        return StepPrompts(texts, negative).guide(denoiser, 2, rescale)(x, 2.0, guidance)
+        told = tuple((Conditioning(text[None]), weight) for text, weight in texts)
+        return StepPrompts(told, Conditioning(negative[None])).guide(denoiser, 2, rescale)(x, 2.0, guidance)
 
     expected = clean((positive, 1.0))
     torch.testing.assert_close(clean((positive.repeat(2, 1), 1.0)), expected)

@@ -35,9 +35,9 @@ def draw(model: StableDiffusion, prompt: str = "a fox", **settings: Any) -> Imag
 @torch.inference_mode()
 def latent_of_first(model: StableDiffusion, **settings: Any) -> torch.Tensor:
     request = model.request("a fox", **{**PLAIN, **settings})
-    sigmas = model.sigmas(request)
-    run = model.prompts_of_run(request, len(sigmas) - 1)
-    return model.denoise(run, sigmas, request, model.noise_source(request, range(1)))
+    plan = model.plan(request)
+    (one,) = plan.passes
+    return model.denoise(one, model.prompts_of(plan, one), model.noise(one, range(1)))
 
 
 @pytest.mark.parametrize("like", LIKE)
@@ -65,11 +65,12 @@ def test_the_second_pass_is_image_to_image(tiny_model: StableDiffusion, like: st
 
 def test_a1111s_second_pass_runs_all_its_steps(tiny_model: StableDiffusion) -> None:
     request = tiny_model.request("a fox", **PLAIN, like="a1111", hires=2.0, hires_steps=6, hires_strength=0.4)
-    first, second = tiny_model.passes(request)
+    plan = tiny_model.plan(request)
+    first, second = plan.passes
     whole = find_program("a1111").grid(find_sampler("euler_ancestral"), "uniform", tiny_model.schedule, 15)
-    assert tiny_model.sigmas(second) == whole[-7:]
-    assert len(tiny_model.sigmas(first)) == 5 and tiny_model.steps_of(request) == 10
-    assert second.seed == first.seed  # and so the same noise, at the larger size
+    assert second.run.sigmas == whole[-7:]
+    assert len(first.run.sigmas) == 5 and plan.steps == 10
+    assert second.noise.seed == first.noise.seed  # and so the same noise, at the larger size
 
 
 def test_strength_zero_is_the_first_picture_enlarged(tiny_model: StableDiffusion) -> None:
@@ -94,7 +95,7 @@ def test_strength_one_is_text_to_image_at_the_larger_size(tiny_model: StableDiff
 def test_steps_are_counted_through_both_passes(tiny_model: StableDiffusion) -> None:
     request = tiny_model.request("a fox", **PLAIN, hires=1.5, hires_steps=6, hires_strength=0.5, count=2)
     seen: list[tuple[int, torch.Size]] = []
-    strip = Filmstrip(tiny_model, tiny_model.steps_of(request), frames=3)
+    strip = Filmstrip(tiny_model, tiny_model.plan(request).steps, frames=3)
 
     def on_step(step: int, sigma: float, noisy: torch.Tensor, clean: torch.Tensor) -> None:
         seen.append((step, noisy.shape))
@@ -102,7 +103,7 @@ def test_steps_are_counted_through_both_passes(tiny_model: StableDiffusion) -> N
 
     drawn = tiny_model.draw(request, on_step)
     assert [picture.size for picture in drawn] == [(96, 96)] * 2
-    assert [step for step, _ in seen] == list(range(tiny_model.steps_of(request))) == list(range(7))
+    assert [step for step, _ in seen] == list(range(tiny_model.plan(request).steps)) == list(range(7))
     assert [shape[-1] for _, shape in seen] == [8] * 4 + [12] * 3
     assert strip.picture().size == (3 * 96 + 4, 2 * 96 + 2)
 
@@ -149,9 +150,10 @@ def test_a1111s_second_pass_is_understood(tiny_model: StableDiffusion, tiny_fold
     line = "Steps: 4, Sampler: Euler a, CFG scale: 6, Seed: 1, Size: 64x64, Denoising strength: 0.4"
     recorded = from_infotext(f"a fox\n{line}, Hires upscale: 2, Hires steps: 0, Hires upscaler: R-ESRGAN 4x+")
     assert recorded.ignored == ("Hires upscaler: R-ESRGAN 4x+ (Lanczos instead)",)
-    first, second = tiny_model.passes(tiny_model.request(recorded.prompt, **recorded.settings))
-    assert (first.strength, second.strength, second.size, second.steps) == (None, 0.4, (128, 128), 4)
-    assert second.hires_upscaler == "Lanczos"
+    request = tiny_model.request(recorded.prompt, **recorded.settings)
+    _, second = tiny_model.plan(request).passes
+    assert (request.strength, request.hires_strength, second.size, request.steps) == (None, 0.4, (128, 128), 4)
+    assert request.hires_upscaler == "Lanczos"
     command = ["generate", "a fox", "--model", str(tiny_folder), "--seed", "1", "--output", str(tmp_path / "a.png")]
     said = ["--hires", "2", "--hires-steps", "3", "--hires-strength", "0.5", "--hires-upscaler", "latent-bicubic"]
     assert cli.run([*command, *said]) == 0

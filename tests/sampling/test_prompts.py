@@ -4,28 +4,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from diafano.networks.conditioning import Conditioning
 from diafano.noise.schedule import NoiseSchedule
+from diafano.sampling.clock import Clock
 from diafano.sampling.denoiser import Denoiser
 from diafano.sampling.prompts import StepGuidance, prompts_of_steps
-from diafano.stable_diffusion import StableDiffusion
+from diafano.stable_diffusion import Request, StableDiffusion
 
 SCHEDULE = NoiseSchedule()
 
 
-def embed(text: str) -> Tensor:
+def embed(text: str) -> Conditioning:
     """One token for each word, its length in it."""
-    return torch.tensor([[float(len(word))] for word in text.split()] or [[0.0]])
+    return Conditioning(torch.tensor([[[float(len(word))] for word in text.split()] or [[0.0]]]))
 
 
-def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+def network(latent: Tensor, timestep: Tensor, text: Conditioning) -> Tensor:
     """ "Noise" that tells which text was given."""
-    return text.mean(dim=1)[:, :, None, None].expand_as(latent)
+    return text.tokens.mean(dim=1)[:, :, None, None].expand_as(latent)
 
 
 def noise_at(prompt: str, negative: str, step: int, *, steps: int = 4, guidance: float = 2.0) -> float:
     run = prompts_of_steps(prompt, negative, steps, embed)
-    guide = StepGuidance(run, Denoiser(network, SCHEDULE), [guidance] * steps, 2)
-    guide.step = step
+    guide = StepGuidance(run, Denoiser(network, SCHEDULE), [guidance] * steps, 2, clock=Clock(step))
     x = torch.zeros(2, 1, 1, 1)
     return float(-guide(x, 1.0)[0, 0, 0, 0])  # clean = x - sigma * noise
 
@@ -51,7 +52,7 @@ def test_and_adds_its_weighted_directions() -> None:
 def test_equal_texts_are_embedded_once() -> None:
     asked: list[str] = []
 
-    def count(text: str) -> Tensor:
+    def count(text: str) -> Conditioning:
         asked.append(text)
         return embed(text)
 
@@ -60,9 +61,9 @@ def test_equal_texts_are_embedded_once() -> None:
 
 
 def test_a_prompt_beyond_77_tokens_is_told_whole(tiny_model: StableDiffusion) -> None:
-    request = tiny_model.request("1 " * 100, seed=1)
-    (first, *_) = tiny_model.prompts_of_run(request, 4)
-    assert len(first.positive[0][0]) == 2 * 77 and len(first.negative) == 77
+    plan = tiny_model.plan(tiny_model.request("1 " * 100, seed=1))
+    (first, *_) = tiny_model.prompts_of(plan, plan.passes[0])
+    assert first.positive[0][0].tokens.shape[1] == 2 * 77 and first.negative.tokens.shape[1] == 77
     (picture,) = tiny_model.generate("1 " * 100, seed=1)
     assert picture.size == (64, 64)
 
@@ -71,8 +72,9 @@ def test_brackets_are_words_for_diffusers(tiny_model: StableDiffusion) -> None:
     heavy, plain = (tiny_model.request(text, seed=1) for text in ("a (penguin:1.5)", "a penguin"))
     literal = heavy.model_copy(update={"like": "diffusers"})
 
-    def first(request: object) -> Tensor:
-        return tiny_model.prompts_of_run(request, 1)[0].positive[0][0]  # type: ignore[arg-type]
+    def first(request: Request) -> Tensor:
+        plan = tiny_model.plan(request)
+        return tiny_model.prompts_of(plan, plan.passes[0])[0].positive[0][0].tokens[0]
 
     assert not torch.allclose(first(heavy), first(plain))
     assert torch.equal(first(literal), tiny_model.encode_text(["a (penguin:1.5)"])[0])

@@ -144,8 +144,9 @@ def test_the_profile_reads_as_comfyui_does(tiny_model: StableDiffusion) -> None:
     """Complaint: the same prompt means something else in another program."""
 
     def first(prompt: str, like: str) -> object:
-        (one, *_) = tiny_model.prompts_of_run(tiny_model.request(prompt, like=like, seed=1), 1)
-        return one.positive[0][0].tolist()
+        plan = tiny_model.plan(tiny_model.request(prompt, like=like, seed=1))
+        (one, *_) = tiny_model.prompts_of(plan, plan.passes[0])
+        return one.positive[0][0].tokens.tolist()
 
     assert first("a [penguin] BREAK 1", "comfyui") == first("a [penguin] break 1", "comfyui")
     assert first("a [penguin] BREAK 1", "a1111") != first("a [penguin] break 1", "a1111")

@@ -124,9 +124,9 @@ def generate(
         assert prompt is not None
         prompt = addons.tagged(prompt)
         request, start = model.prepare(prompt, image=over, mask=painted, **settings)
-        steps = model.steps_of(request)
+        plan = model.plan(request)
         _tell_of_chunks(model, request)
-        strip = None if filmstrip is None else Filmstrip(model, steps)
+        strip = None if filmstrip is None else Filmstrip(model, plan.steps)
         preview = previews.preview(model, embedded=source is None and addons.vae is None)
 
         def on_step(step: int, sigma: float, noisy: "Tensor", clean: "Tensor") -> None:
@@ -135,7 +135,7 @@ def generate(
                 if watching is not None:
                     watching(step, sigma, noisy, clean)
 
-        progress.update(bar, description="drawing", total=steps * len(model.batches(request)))
+        progress.update(bar, description="drawing", total=plan.steps * len(plan.batches))
         pictures = model.draw(request, on_step, start, controls)
 
     paths = name_files(output, prompt, _seeds(request))

@@ -7,6 +7,7 @@ unusual about it or its input: another number format or device, gradients, hooks
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from diafano.engine.build import available
 from diafano.engine.devices import to_channels_last
 from diafano.engine.memory import keep_freed_memory
 from diafano.engine.prepacked import prepacked
+from diafano.networks.conditioning import Conditioning, Told
+from diafano.networks.controlnet import ControlNet
 from diafano.networks.layers import (
     GEGLU,
     Attention,
@@ -31,6 +34,7 @@ from diafano.networks.layers import (
     to_tokens,
 )
 from diafano.networks.tileable import wrapped_axes
+from diafano.networks.unet import UNet
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     """
     to_channels_last(*networks)
     fused: list[nn.Module] = []
-    known: Known = {}
+    known = Known()
     there = any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available()
     if there and not any(wrapped_axes()):  # its convolutions pad with zeros
         keep_freed_memory()  # as the commands do from the start
@@ -54,6 +58,9 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
                     # torch's own __call__, hooks and all, finds the instance's forward before its class's.
                     block.forward = make(block, known)
                     fused.append(block)
+            if isinstance(network, UNet | ControlNet) and "forward" not in vars(network):
+                network.forward = told_network(network, known)  # type: ignore[method-assign]
+                fused.append(network)
     try:
         with prepacked(*networks):
             yield
@@ -91,31 +98,46 @@ KNOWN_LAYERS = {
     Join,
 }
 
-Known = dict[nn.Module, tuple[Tensor, Tensor, Tensor]]
-"""Cross-attention -> the text it read last, with its keys and values: they are the same in every step of a run."""
+
+@dataclass
+class Known:
+    """What the blocks of networks know beyond their inputs."""
+
+    keys: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    """Cross-attention -> the text it read last, with its keys and values: they are the same in every step of a run."""
+    copies: int = 1
+    """So many equal parts the batch has at this place of a network's call (`Conditioning.copies`): with guidance two,
+    until the first cross-attention has read a different text for each. One of them is computed."""
 
 
-def is_doubled(x: Tensor) -> bool:
-    """Whether the second half of a batch is the first once more.
-
-    With guidance it is, until the first cross-attention has read a different text for each half.
-    """
-    half = len(x) // 2
-    if len(x) == 0 or len(x) % 2 or not torch.equal(x[0, ..., 0], x[half, ..., 0]):
-        return False  # nearly always so: no need to look at all of it
-    return torch.equal(x[:half], x[half:])
+def repeated(x: Tensor, copies: int) -> Tensor:
+    return x if copies == 1 else torch.cat([x] * copies)
 
 
-def doubled(x: Tensor) -> Tensor:
-    return torch.cat([x, x])
+def told_network(network: UNet | ControlNet, known: Known) -> Callable[..., Any]:
+    """What the conditioning says of the batch is told to the blocks, if all those that read the text know of it."""
+    transformers = [block for block in network.modules() if isinstance(block, SpatialTransformer)]
+    plain: Callable[..., Any] = network.forward
+
+    def forward(latent: Tensor, timestep: Tensor, conditioning: Told, *more: Any) -> Any:
+        told = all("forward" in vars(block) for block in transformers)
+        known.copies = Conditioning.of(conditioning).copies if told else 1
+        try:
+            return plain(latent, timestep, conditioning, *more)
+        finally:
+            known.copies = 1
+
+    return forward
 
 
-def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor]:
+def fused_residual_block(block: ResidualBlock, known: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, time: Tensor | None = None) -> Tensor:
         if not operations.fits(x, block.conv1.weight):
             return ResidualBlock.forward(block, x, time)
-        if is_doubled(x) and (time is None or is_doubled(time)):
-            return doubled(forward(x[: len(x) // 2], None if time is None else time[: len(x) // 2]))
+        part = len(x) // known.copies
+        return repeated(compute(x[:part], None if time is None else time[:part]), known.copies)
+
+    def compute(x: Tensor, time: Tensor | None) -> Tensor:
         added = None
         if block.time_emb_proj is not None and time is not None:
             added = operations.time_projection(block.time_emb_proj, time)
@@ -134,17 +156,17 @@ def fused_residual_block(block: ResidualBlock, _: Known) -> Callable[..., Tensor
 
 def fused_transformer(block: SpatialTransformer, known: Known) -> Callable[..., Tensor]:
     def forward(x: Tensor, text: Tensor) -> Tensor:
+        copies, known.copies = known.copies, 1  # the first cross-attention tells them apart, here as below
         if not operations.fits(x, text, block.norm.weight):
             return SpatialTransformer.forward(block, x, text)
-        same = is_doubled(x)
-        part = x[: len(x) // 2] if same else x
+        part = x[: len(x) // copies]
         hidden = to_tokens(operations.group_norm(part, block.norm, silu=False))
         hidden = operations.linear(hidden, _projection(block.proj_in))
         for inner in block.transformer_blocks:
             assert isinstance(inner, TransformerBlock)
             hidden = self_attention(inner, hidden)
-            if same:
-                hidden, same = doubled(hidden), False  # from here on the texts tell them apart
+            if copies > 1:
+                hidden, copies = repeated(hidden, copies), 1
             hidden = rest_of_block(inner, hidden, text, known)
         hidden = operations.linear(hidden, _projection(block.proj_out), to_tokens(x))
         return to_map(hidden, x.shape[-2:])
@@ -163,10 +185,10 @@ def self_attention(block: TransformerBlock, x: Tensor) -> Tensor:
 def rest_of_block(block: TransformerBlock, x: Tensor, text: Tensor, known: Known) -> Tensor:
     """`TransformerBlock.forward`, what follows the self-attention."""
     cross = block.attn2
-    last = known.get(cross)
+    last = known.keys.get(cross)
     if last is None or last[0] is not text:
         last = (text, operations.linear(text, cross.to_k), operations.linear(text, cross.to_v))
-        known[cross] = last
+        known.keys[cross] = last
     query = operations.linear(operations.layer_norm(x, block.norm2), cross.to_q)
     x = operations.linear(operations.attention(query, last[1], last[2], cross.heads), _projection(cross.to_out[0]), x)
 

@@ -6,13 +6,14 @@ infinite or NaN: a black picture. bfloat16 has float32's range, but less of it i
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diafano.errors import UserError
+from diafano.networks.conditioning import Conditioning
 from diafano.networks.tileable import eager
 
 HALF = (torch.float16, torch.bfloat16)
@@ -37,9 +38,13 @@ def _raised(value: Any) -> Any:
     return value.float() if isinstance(value, nn.Parameter) and value.dtype in HALF else value
 
 
-def is_finite(values: Tensor) -> bool:
+Made = TypeVar("Made", Tensor, Conditioning)
+
+
+def is_finite(values: Tensor | Conditioning) -> bool:
     """Whether none is NaN or infinite. On a GPU, the program waits here until they are computed."""
-    return bool(torch.isfinite(values).all())
+    tensors = [values] if isinstance(values, Tensor) else [values.tokens, values.pooled]
+    return all(bool(torch.isfinite(one).all()) for one in tensors if one is not None)
 
 
 class NanGuard:
@@ -50,7 +55,7 @@ class NanGuard:
         self.stage = stage
         self._told = False
 
-    def __call__(self, compute: Callable[[torch.dtype], Tensor], dtype: torch.dtype) -> Tensor:
+    def __call__(self, compute: Callable[[torch.dtype], Made], dtype: torch.dtype) -> Made:
         """``compute(dtype)``, which rounds to `dtype` what it is given and calls the networks with it.
 
         Raises UserError where float32 is no better: then it is the weights, or what is given.

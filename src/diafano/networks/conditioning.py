@@ -5,8 +5,8 @@ that guidance, samplers, controls and caches hand on one thing, whatever is in i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self, Union
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, Union
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Conditioning:
     copies: int = 1
     """So many equal batches of latents lie behind one another in the batch, each with texts of its own: guidance asks
     for the same latents with and without the prompt at once. What reads no text may be computed for one of them."""
+    _cast: "dict[torch.dtype, Conditioning]" = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, given: "Conditioning | Tensor") -> "Conditioning":
@@ -63,26 +64,30 @@ class Conditioning:
         """Rows of the batch."""
         return len(self.tokens)
 
-    def to(self, dtype: torch.dtype) -> Self:
-        """Tokens and pooled text in the network's number format; itself where they are."""
+    def to(self, dtype: torch.dtype) -> "Conditioning":
+        """Tokens and pooled text in the network's number format.
+
+        The same object at each call: what an engine has made of the text once (keys, values) it finds again by it.
+        """
         if self.tokens.dtype == dtype and (self.pooled is None or self.pooled.dtype == dtype):
             return self
-        return replace(
-            self, tokens=self.tokens.to(dtype), pooled=None if self.pooled is None else self.pooled.to(dtype)
-        )
+        if dtype not in self._cast:
+            pooled = None if self.pooled is None else self.pooled.to(dtype)
+            self._cast[dtype] = replace(self, tokens=self.tokens.to(dtype), pooled=pooled)
+        return self._cast[dtype]
 
-    def expand(self, batch: int) -> Self:
+    def expand(self, batch: int) -> "Conditioning":
         """One row for each of so many pictures."""
         if len(self) == batch:
             return self
         return self._each(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "Conditioning":
         """Those rows."""
         return self._each(lambda tensor: tensor[rows])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, **{name: change(getattr(self, name)) for name in self._told})
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        return Conditioning(**{name: change(getattr(self, name)) for name in self._told}, copies=self.copies)
 
 
 Told = Union[Conditioning, Tensor]  # noqa: UP007 (read at run time too)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diafano.errors import UserError
+from diafano.networks.conditioning import Conditioning, Told
 from diafano.networks.layers import TimestepEmbedding, sinusoidal_embedding, widths_in_turn
 from diafano.networks.unet import DownLevel, MiddleLevel, Residuals, UNet, UNetConfig
 
@@ -44,7 +45,7 @@ class HintEncoder(nn.Module):
 
 
 class ControlNet(nn.Module):
-    """latent (b, 4, h, w), timestep (b,), text (b, tokens, text_width), hint -> residuals for a UNet of that shape."""
+    """latent (b, 4, h, w), timestep (b,), tokens (b, n, text_width), hint -> residuals for a UNet of that shape."""
 
     def __init__(
         self, config: UNetConfig, hint_widths: Sequence[int] = HINT_WIDTHS, *, name: str = "", hash: str = ""
@@ -82,7 +83,8 @@ class ControlNet(nn.Module):
         hint: Tensor = self.controlnet_cond_embedding(pixels)
         return hint
 
-    def forward(self, latent: Tensor, timestep: Tensor, text: Tensor, hint: Tensor) -> Residuals:
+    def forward(self, latent: Tensor, timestep: Tensor, conditioning: Told, hint: Tensor) -> Residuals:
+        text = Conditioning.of(conditioning).tokens
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.widths[0]).to(latent.dtype))
         x: Tensor = self.conv_in(latent) + hint
         maps = [x]

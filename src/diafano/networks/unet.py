@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
+from diafano.networks.conditioning import Conditioning, Told
 from diafano.networks.layers import (
     Downsample,
     Join,
@@ -161,7 +162,7 @@ class Residuals:
 
 
 class UNet(nn.Module):
-    """latent (b, 4, h, w), timestep (b,), text (b, tokens, text_width) -> (b, 4, h, w), for any h and w.
+    """latent (b, 4, h, w), timestep (b,), tokens of the text (b, n, text_width) -> (b, 4, h, w), for any h and w.
 
     Each level's map has half the height and width of the one above, rounded up; on the way up it is brought to the
     size of its skip connections again (as in diffusers and ComfyUI).
@@ -189,8 +190,13 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, widths[0], eps=EPS)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, latent: Tensor, timestep: Tensor, text: Tensor, residuals: Residuals | None = None) -> Tensor:
-        """`residuals` are added to what the way down hands on, see `networks.controlnet`."""
+    def forward(
+        self, latent: Tensor, timestep: Tensor, conditioning: Told, residuals: Residuals | None = None
+    ) -> Tensor:
+        """`conditioning` may be the text's tokens alone, as a tensor. `residuals` are added to what the way down hands
+        on, see `networks.controlnet`.
+        """
+        text = Conditioning.of(conditioning).tokens
         time = self.time_embedding(sinusoidal_embedding(timestep, self.config.widths[0]).to(latent.dtype))
         x: Tensor = self.conv_in(latent)
         skips = [x]

@@ -165,7 +165,37 @@ class NoiseSchedule:
         """``a / (1 - a) = 1 / sigma^2`` at each timestep (batch,), float32, as min-SNR weighting wants it."""
         return self._table(timestep.device, torch.float32)[2][timestep]
 
-    # the border between the two currencies --------------------------------------------------------------------------
+    # the border between the two currencies: `noise.process` ---------------------------------------------------------
+
+    @property
+    def sigma_min(self) -> float:
+        return self._sigmas[0]
+
+    @property
+    def sigma_max(self) -> float:
+        return self._sigmas[-1]
+
+    def input_scale(self, sigma: float) -> float:
+        """EDM's ``c_in``: x has variance ``1 + sigma^2``, the network was trained on variance 1."""
+        return 1.0 / math.sqrt(1.0 + sigma**2)
+
+    def clean(self, x: Tensor, sigma: float, prediction: Tensor) -> Tensor:
+        """The clean estimate that the network's `prediction` for `x` means."""
+        if self.config.prediction == "noise":
+            return x - sigma * prediction
+        if self.config.prediction == "v":  # Salimans and Ho 2022: clean = sqrt(a) * preserving - sqrt(1 - a) * v
+            scale = self.input_scale(sigma)  # sqrt(a)
+            return scale**2 * x - (sigma * scale) * prediction
+        return prediction
+
+    def prediction(self, x: Tensor, sigma: float, clean: Tensor) -> Tensor:
+        """The prediction for `x` that means this clean estimate; `clean` the other way round, for sigmas above 0."""
+        if self.config.prediction == "noise":
+            return (x - clean) / sigma
+        if self.config.prediction == "v":
+            scale = self.input_scale(sigma)
+            return (scale**2 * x - clean) / (sigma * scale)
+        return clean
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         """Where a run from pure noise starts, in the samplers' currency: the network sees exactly `noise` first.

@@ -1,16 +1,74 @@
 """What follows from a picture, or from the model, where a request leaves it open."""
 
+import secrets
+import warnings
 from collections.abc import Callable
 
 from PIL import Image
 
 from diafano.errors import UserError
 from diafano.pictures.outpainting import SOFT_EDGE, read_sides
-from diafano.request.fields import OverPicture
-from diafano.request.request import Settings
+from diafano.request.card import ModelCard
+from diafano.request.fast import with_level
+from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE, OverPicture
+from diafano.request.plan import sizes_of
+from diafano.request.programs.table import find_program
+from diafano.request.request import Request, Settings, checked, split_sampler_name
+from diafano.sampling.samplers.table import SAMPLERS, find_sampler
+from diafano.sampling.sigmas import AUTOMATIC
 
 STRENGTH = 0.75
 """A1111's and diffusers' choice (diffusers': 0.8) where none is given: the composition stays, the details do not."""
+
+
+def complete(prompt: str, settings: Settings, card: ModelCard, size_step: int) -> Request:
+    """The checked request: settings that are None or left out come from the model's card.
+
+    A sampler other than the card's, a program to draw like and the schedule "automatic" bring the schedule that the
+    sampler is usually run with. Width and height must be multiples of `size_step` pixels.
+    """
+    automatic = str(settings.get("schedule")).strip().lower() == AUTOMATIC
+    given = split_sampler_name(with_level({name: value for name, value in settings.items() if value is not None}))
+    fields = {
+        "steps": card.steps,
+        "guidance": card.guidance,
+        "sampler": card.sampler,
+        "schedule": card.schedule,
+        "size": card.size,
+        "seed": secrets.randbelow(2**32),
+        "variation_seed": secrets.randbelow(2**32) if "variation_strength" in given else None,
+        **given,
+        "prompt": prompt,
+    }
+    request = checked(Request, fields)
+    sampler = find_sampler(request.sampler)
+    program = find_program(request.like)
+    if "schedule" not in given and (automatic or request.like or request.sampler != card.sampler):
+        request = request.model_copy(update={"schedule": program.automatic(sampler)})
+    if (difference := program.check(sampler)) is not None:
+        warnings.warn(difference, stacklevel=4)
+    for option, value in request.sampler_options.items():
+        if option not in sampler.options:
+            raise UserError(
+                f"the sampler {sampler.name} has no {option}, but {value} was given: leave it out, or use"
+                f" {', '.join(other.name for other in SAMPLERS.values() if option in other.options)}"
+            )
+    sizes_of(request, size_step)  # which says where a second pass is not possible
+    if any(edge % size_step for edge in request.size):
+        width, height = nearest_size(request.size, size_step)
+        raise UserError(
+            f"size {request.size[0]}x{request.size[1]} is not possible: width and height must be multiples of"
+            f" {size_step}, such as {width}x{height}"
+        )
+    return request
+
+
+def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """(width, height) of a picture that can be drawn, nearest to `size` and of about its shape, in pixels."""
+    largest = LARGEST_EDGE // step * step
+    scale = min(max(1.0, SMALLEST_EDGE / min(size)), largest / max(size))
+    width, height = (min(max(1, round(scale * edge / step)) * step, largest) for edge in size)
+    return width, height
 
 
 def check_no_picture_is_needed(settings: Settings, mask: Image.Image | None) -> None:

@@ -8,9 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.networks.conditioning import Conditioning
 from diafano.networks.controlnet import ControlNet, check_control
 from diafano.networks.unet import Residuals, UNet
 from diafano.pictures.pixels import to_pixels
+from diafano.sampling.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,7 @@ class Control:
 
 
 class Controlled:
-    """``network(latent, timestep, text)``: a UNet that is given the residuals of controls, or as it is without any.
-
-    Whoever runs the sampler sets `step`, 0 at first.
-    """
+    """A `Network`: a UNet that is given the residuals of controls."""
 
     def __init__(
         self,
@@ -70,28 +69,28 @@ class Controlled:
         controls: Sequence[Control],
         scaled: Callable[[Image.Image], Image.Image],
         steps: int,
+        clock: Clock,
         *,
-        like: str | None = None,
+        like_a1111: bool = False,
     ) -> None:
-        """`scaled` makes a control's picture of the size, and the part, that is drawn; `like` is the program that the
-        picture is to be drawn like. Raises UserError for a network that does not fit the UNet.
+        """`scaled` makes a control's picture of the size, and the part, that is drawn; for `like_a1111` see
+        `Control.acts`. Raises UserError for a network that does not fit the UNet.
         """
         for control in controls:
             check_control(control.network, unet)
-        self.unet, self.controls, self.steps, self.like_a1111 = unet, controls, steps, like == "a1111"
-        self.step = 0
+        self.unet, self.controls, self.steps, self.clock, self.like_a1111 = unet, controls, steps, clock, like_a1111
         weight = unet.conv_in.weight
         self._hints = [
             one.network.hint((0.5 * to_pixels(scaled(one.picture)) + 0.5)[None].to(weight)) for one in controls
         ]
 
-    def __call__(self, latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    def __call__(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """A UNet for inpainting takes more channels than the latent's; the networks see the latent alone."""
         total: Residuals | None = None
         for control, hint in zip(self.controls, self._hints, strict=True):
-            if control.strength != 0 and control.acts(self.step, self.steps, like_a1111=self.like_a1111):
+            if control.strength != 0 and control.acts(self.clock.step, self.steps, like_a1111=self.like_a1111):
                 seen = latent[:, : control.network.config.in_channels]
-                made = control.network(seen, timestep, text, hint).scaled(control.strength)
+                made = control.network(seen, timestep, conditioning, hint).scaled(control.strength)
                 total = made if total is None else total.plus(made)
-        predicted: Tensor = self.unet(latent, timestep, text, total)
+        predicted: Tensor = self.unet(latent, timestep, conditioning, total)
         return predicted

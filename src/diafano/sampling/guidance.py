@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 
 from diafano.errors import UserError
-from diafano.sampling.denoiser import Denoise, Denoiser
+from diafano.networks.conditioning import Conditioning, Told
+from diafano.noise.process import Process
+from diafano.sampling.denoiser import Denoiser
+from diafano.sampling.samplers.stepping import Denoise
 
 GuidedDenoise = Callable[[Tensor, float, float], Tensor]
 """``guided(x, sigma, guidance)`` -> clean estimate of x's shape."""
+
+OnEstimates = Callable[[float, Tensor, Tensor], object]
+"""``on_estimates(sigma, without, towards)``: the clean estimates without the prompt and with it."""
 
 
 def guidance_of_steps(
@@ -40,39 +46,47 @@ def _at(knots: Sequence[float], step: int, steps: int) -> float:
 
 
 def classifier_free_guidance(
-    denoiser: Denoiser, positive: Tensor, negative: Tensor | None, rescale: float = 0.0
+    denoiser: Denoiser,
+    positive: Told,
+    negative: Told | None,
+    rescale: float = 0.0,
+    on_estimates: OnEstimates | None = None,
 ) -> GuidedDenoise:
     """Classifier-free guidance (Ho and Salimans 2022): away from the negative text, towards the positive one.
 
     ``clean = negative + guidance * (positive - negative)``; mixing clean estimates or predictions is the same, as one
-    is linear in the other. `positive` is (batch, tokens, width), `negative` the same or (1, tokens, width). Both are
-    evaluated as one batch of twice the size, negative first (diffusers' order). Guidance 1 takes the positive text
-    alone and guidance 0 the negative one alone: half the work, and `negative` may be None at guidance 1.
-    `rescale` is `rescaled`'s.
+    is linear in the other. `positive` has a row a picture, `negative` as many or one for all. Both are evaluated as one
+    batch of twice the size, negative first (diffusers' order). Guidance 1 takes the positive text alone and guidance 0
+    the negative one alone: half the work, and `negative` may be None at guidance 1.
+    `rescale` is `rescaled`'s; `on_estimates` is told of both estimates where both are made.
     """
+    towards_text = Conditioning.of(positive)
     if negative is None:
-        return lambda x, sigma, guidance: denoiser(x, sigma, positive)
-    if negative.shape[1:] != positive.shape[1:] or negative.shape[0] not in (1, positive.shape[0]):
+        return lambda x, sigma, guidance: denoiser(x, sigma, towards_text)
+    away_text = Conditioning.of(negative)
+    if away_text.shapes != towards_text.shapes or len(away_text) not in (1, len(towards_text)):
         raise UserError(
-            f"positive text {tuple(positive.shape)} and negative text {tuple(negative.shape)} do not fit in one batch: "
-            "give them the same number of tokens"
+            f"positive text {tuple(towards_text.tokens.shape)} and negative text {tuple(away_text.tokens.shape)} do not"
+            " fit in one batch: give them the same number of tokens"
         )
-    negative = negative.expand_as(positive)
-    text = torch.cat([negative, positive])  # (2 * batch, tokens, width), once for all steps
+    away_text = away_text.expand(len(towards_text))
+    both = Conditioning.cat([away_text, towards_text], copies=2)  # once for all steps
 
     def guided(x: Tensor, sigma: float, guidance: float) -> Tensor:
         if guidance == 1.0:
-            return denoiser(x, sigma, positive)
+            return denoiser(x, sigma, towards_text)
         if guidance == 0.0:
-            return denoiser(x, sigma, negative)
-        without, towards = denoiser(torch.cat([x, x]), sigma, text).chunk(2)
+            return denoiser(x, sigma, away_text)
+        without, towards = denoiser(torch.cat([x, x]), sigma, both).chunk(2)
+        if on_estimates is not None:
+            on_estimates(sigma, without, towards)
         clean = without + guidance * (towards - without)
-        return clean if rescale == 0.0 else rescaled(denoiser, x, sigma, clean, towards, rescale)
+        return clean if rescale == 0.0 else rescaled(denoiser.process, x, sigma, clean, towards, rescale)
 
     return guided
 
 
-def guided(denoiser: Denoiser, positive: Tensor, negative: Tensor | None, guidance: float) -> Denoise:
+def guided(denoiser: Denoiser, positive: Told, negative: Told | None, guidance: float) -> Denoise:
     """`classifier_free_guidance` with one number for all steps."""
     if not math.isfinite(guidance):
         raise UserError(f"guidance {guidance} is not a number to multiply by: use 1 for none, 7.5 as is usual")
@@ -84,16 +98,16 @@ def guided(denoiser: Denoiser, positive: Tensor, negative: Tensor | None, guidan
     return lambda x, sigma: follow(x, sigma, guidance)
 
 
-def rescaled(denoiser: Denoiser, x: Tensor, sigma: float, clean: Tensor, towards: Tensor, share: float) -> Tensor:
+def rescaled(process: Process, x: Tensor, sigma: float, clean: Tensor, towards: Tensor, share: float) -> Tensor:
     """The guided estimate `clean`, its prediction brought back to the spread of the one with the prompt alone.
 
     Lin et al. 2023 (arXiv 2305.08891), equations 15 and 16: the guided prediction (noise or v, as the network gives it)
     times ``share * spread of the prompt's / its own + (1 - share)``, a picture at a time. `towards` is the clean
     estimate with the prompt; `share` 0 leaves `clean` as it is, 0.7 is the paper's choice.
     """
-    wanted, now = (denoiser.prediction(x, sigma, estimate) for estimate in (towards, clean))
+    wanted, now = (process.prediction(x, sigma, estimate) for estimate in (towards, clean))
     ratio = _spread(wanted) / _spread(now)
-    return denoiser.clean(x, sigma, now * (share * ratio + (1.0 - share)))
+    return process.clean(x, sigma, now * (share * ratio + (1.0 - share)))
 
 
 def _spread(prediction: Tensor) -> Tensor:

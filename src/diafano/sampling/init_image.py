@@ -20,11 +20,12 @@ from torch import Tensor
 
 from diafano.engine.tiles import encode
 from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.conditioning import Conditioning, Network
 from diafano.networks.tileable import tileable
 from diafano.pictures.masks import Window, filled, hard, softened, window_around
 from diafano.pictures.outpainting import Sides, enlarged
 from diafano.pictures.pixels import as_rgb, fit, to_pixels
-from diafano.sampling.denoiser import Denoise, Network
+from diafano.sampling.samplers.stepping import Denoise
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class InitImage:
         assert self.latent_mask is not None and self.masked_latent is not None
         seen = torch.cat([self.latent_mask.float(), self.masked_latent], dim=1)
 
-        def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        def network(latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
             surroundings = seen.to(latent.dtype).expand(len(latent), -1, -1, -1)
-            return unet(torch.cat([latent, surroundings], dim=1), timestep, text)
+            return unet(torch.cat([latent, surroundings], dim=1), timestep, conditioning)
 
         return network
 

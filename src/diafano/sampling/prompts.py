@@ -1,7 +1,7 @@
-"""Conditioning: the embeddings of the prompt's texts that the UNet is given in each step, and how they guide.
+"""The prompt's texts, encoded, that the network is told in each step, and how they guide it there.
 
-A plain prompt is one text for all steps. A1111's syntax (`text_encoder.a1111_syntax`) can make several of it, at
-once (AND) or one after the other ([a:b:0.5], [a|b]).
+A plain prompt is one text for all steps. A1111's syntax (`text_encoder.a1111_syntax`) can make several of it, at once
+(AND) or one after the other ([a:b:0.5], [a|b]).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,36 +10,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diafano.networks.conditioning import Conditioning
+from diafano.sampling.clock import Clock
 from diafano.sampling.denoiser import Denoiser
-from diafano.sampling.guidance import GuidedDenoise, classifier_free_guidance, rescaled
+from diafano.sampling.guidance import GuidedDenoise, OnEstimates, classifier_free_guidance, rescaled
 from diafano.text_encoder.a1111_syntax import at_steps, composition
 
-Embed = Callable[[str], Tensor]
-"""A text -> its embeddings (tokens, width)."""
+Encode = Callable[[str], Conditioning]
+"""A text -> what it tells the network, one row."""
 
 
 @dataclass(frozen=True)
 class StepPrompts:
     """The texts of one step."""
 
-    positive: tuple[tuple[Tensor, float], ...]
-    """Embeddings (tokens, width) and weights of the prompts that are followed together."""
-    negative: Tensor
-    """(tokens, width)."""
+    positive: tuple[tuple[Conditioning, float], ...]
+    """The prompts that are followed together, one row each, and their weights."""
+    negative: Conditioning
+    """One row."""
 
-    def guide(self, denoiser: Denoiser, batch: int, rescale: float = 0.0) -> GuidedDenoise:
+    def guide(
+        self, denoiser: Denoiser, batch: int, rescale: float = 0.0, on_estimates: OnEstimates | None = None
+    ) -> GuidedDenoise:
         """``negative + guidance * sum of weight * (positive - negative)`` (Liu et al. 2022, arXiv 2206.01714).
 
         `rescale` is `guidance.rescaled`'s, with the sum at guidance 1 as the estimate with the prompt.
         """
         (first, weight), *others = self.positive
-        if not others and len(first) == len(self.negative) and weight == 1.0:
-            return classifier_free_guidance(denoiser, first.expand(batch, -1, -1), self.negative[None], rescale)
+        if not others and first.shapes == self.negative.shapes and weight == 1.0:
+            return classifier_free_guidance(denoiser, first.expand(batch), self.negative, rescale, on_estimates)
 
         def guided(x: Tensor, sigma: float, guidance: float) -> Tensor:
             # One by one: texts of different lengths do not fit into one batch.
-            def ask(text: Tensor) -> Tensor:
-                return denoiser(x, sigma, text.expand(len(x), -1, -1))
+            def ask(text: Conditioning) -> Tensor:
+                return denoiser(x, sigma, text.expand(len(x)))
 
             towards = torch.stack([weight * ask(text) for text, weight in self.positive]).sum(dim=0)
             missing = 1.0 - sum(weight for _, weight in self.positive)
@@ -47,24 +51,26 @@ class StepPrompts:
             if rest == 0.0 and (missing == 0.0 or rescale == 0.0):
                 return guidance * towards
             without = ask(self.negative)
+            if on_estimates is not None:
+                on_estimates(sigma, without, towards + missing * without)
             clean = guidance * towards + rest * without
             if rescale == 0.0 or guidance in (0.0, 1.0):
                 return clean
-            return rescaled(denoiser, x, sigma, clean, towards + missing * without, rescale)
+            return rescaled(denoiser.process, x, sigma, clean, towards + missing * without, rescale)
 
         return guided
 
 
-def prompts_of_steps(prompt: str, negative: str, steps: int, embed: Embed, before: int = 0) -> list[StepPrompts]:
+def prompts_of_steps(prompt: str, negative: str, steps: int, encode: Encode, before: int = 0) -> list[StepPrompts]:
     """What A1111's syntax says for each step, of a second pass after so many steps `before`.
 
-    Equal texts are embedded once.
+    Equal texts are encoded once.
     """
-    known: dict[str, Tensor] = {}
+    known: dict[str, Conditioning] = {}
 
-    def look_up(text: str) -> Tensor:
+    def look_up(text: str) -> Conditioning:
         if text not in known:
-            known[text] = embed(text)
+            known[text] = encode(text)
         return known[text]
 
     parts = composition(prompt)
@@ -81,7 +87,7 @@ def prompts_of_steps(prompt: str, negative: str, steps: int, embed: Embed, befor
 
 
 class StepGuidance:
-    """`denoise` for a whole run, by each step's conditioning. Whoever runs the sampler sets `step`, 0 at first."""
+    """`denoise` for a whole run: at each call the texts and the guidance of the clock's step."""
 
     def __init__(
         self,
@@ -90,12 +96,15 @@ class StepGuidance:
         guidance: Sequence[float],
         batch: int,
         rescale: float = 0.0,
+        *,
+        clock: Clock,
+        on_estimates: OnEstimates | None = None,
     ) -> None:
         """`guidance` is that of each step, see `guidance.guidance_of_steps`."""
-        self.step = 0
-        guides = {id(one): one.guide(denoiser, batch, rescale) for one in run}
+        self.clock = clock
+        guides = {id(one): one.guide(denoiser, batch, rescale, on_estimates) for one in run}
         self._steps = [(guides[id(one)], strength) for one, strength in zip(run, guidance, strict=True)]
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        guided, guidance = self._steps[min(self.step, len(self._steps) - 1)]
+        guided, guidance = self._steps[min(self.clock.step, len(self._steps) - 1)]
         return guided(x, sigma, guidance)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from diafano.errors import UserError
+from diafano.noise.process import Process
 from diafano.noise.schedule import NoiseSchedule, Spacing
 
 KARRAS_TOP_SIGMA = 80.0
@@ -21,7 +22,11 @@ ALIGNED_SIGMAS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399
 CONSISTENCY_TIMESTEPS = 50
 """Latent consistency models (Luo et al. 2023) are distilled on so many of the trained timesteps."""
 
-Grid = Callable[[NoiseSchedule, int], list[float]]
+Grid = Callable[[Process, int], list[float]]
+"""``grid(process, steps)`` -> steps + 1 falling sigmas."""
+
+MOST_STEPS = 1000
+"""Of a process without trained timesteps."""
 
 
 # spread over the trained timesteps
@@ -47,21 +52,28 @@ def uniform_timesteps(schedule: NoiseSchedule, steps: int, spacing: Spacing | No
     return [round((trained - 1) * step / (steps - 1)) for step in reversed(range(steps))]  # linspace
 
 
-def uniform_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def uniform_sigmas(process: Process, steps: int) -> list[float]:
     """Sigmas of `uniform_timesteps`, then 0, or the smallest trained sigma where ``final_sigma`` is "first".
 
-    A1111's "Uniform" is `normal_sigmas`, whatever the model's own spacing.
+    A1111's "Uniform" is `normal_sigmas`, whatever the model's own spacing. A process without trained timesteps gets
+    equal steps of its time, the last of which leads to 0.
     """
+    if not isinstance(process, NoiseSchedule):
+        _check_steps(steps, MOST_STEPS)
+        first, last = process.timestep_of(process.sigma_max), process.timestep_of(process.sigma_min)
+        return [*(process.sigma_of(first + (last - first) * step / steps) for step in range(steps)), 0.0]
+    schedule = process
     final = 0.0 if schedule.config.final_sigma == "zero" else schedule.sigma_of(0)
     return [*(schedule.sigma_of(timestep) for timestep in uniform_timesteps(schedule, steps)), final]
 
 
-def ddim_uniform_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def ddim_uniform_sigmas(process: Process, steps: int) -> list[float]:
     """Every (trained / steps)-th timestep from 1 on, whatever the model's own spacing (A1111's DDIM, ComfyUI).
 
     Where the division leaves a remainder, these two run more steps than were asked for; here the first ones are left
     out, as in diffusers' "leading".
     """
+    schedule = trained_on(process)
     trained = len(schedule)
     _check_steps(steps, trained)
     stride = trained // steps
@@ -70,29 +82,33 @@ def ddim_uniform_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
     return [*(schedule.sigma_of(timestep) for timestep in timesteps), 0.0]
 
 
-def simple_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def simple_sigmas(process: Process, steps: int) -> list[float]:
     """Trained timesteps from the last one down, each (trained / steps) further, cut to whole ones (ComfyUI)."""
+    schedule = trained_on(process)
     trained = len(schedule)
     _check_steps(steps, trained)
     return [*(schedule.sigma_of(trained - 1 - int(step * trained / steps)) for step in range(steps)), 0.0]
 
 
-def normal_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def normal_sigmas(process: Process, steps: int) -> list[float]:
     """Timesteps in equal steps from the last to the first, not cut to whole ones (k-diffusion's ``get_sigmas``)."""
+    schedule = trained_on(process)
     last = len(schedule) - 1
     _check_steps(steps, len(schedule))
     return [*(schedule.sigma_of(last * (1.0 - part)) for part in _parts(steps)), 0.0]
 
 
-def sgm_uniform_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def sgm_uniform_sigmas(process: Process, steps: int) -> list[float]:
     """As `normal_sigmas` with one step more, the last of which is left out (Stability's generative-models)."""
+    schedule = trained_on(process)
     last = len(schedule) - 1
     _check_steps(steps, len(schedule))
     return [*(schedule.sigma_of(last * (1.0 - step / steps)) for step in range(steps)), 0.0]
 
 
-def lcm_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def lcm_sigmas(process: Process, steps: int) -> list[float]:
     """diffusers' LCMScheduler: evenly chosen among the 50 timesteps (more, if asked for) of the distillation."""
+    schedule = trained_on(process)
     trained = len(schedule)
     _check_steps(steps, trained)
     distilled = min(trained, max(CONSISTENCY_TIMESTEPS, steps))
@@ -104,51 +120,51 @@ def lcm_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
 # spread over the trained sigmas
 
 
-def karras_sigmas(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> list[float]:
+def karras_sigmas(process: Process, steps: int, rho: float = 7.0) -> list[float]:
     """EDM's equation 5 between the schedule's smallest and largest sigma (at most 80), then 0.
 
     The range is the whole trained one, as in k-diffusion; diffusers takes that of its uniform timesteps.
     """
     _check_rho(rho)
-    first, last = (sigma ** (1.0 / rho) for sigma in _ends(schedule))
-    return _spread(schedule, steps, lambda part: (first + part * (last - first)) ** rho)
+    first, last = (sigma ** (1.0 / rho) for sigma in _ends(process))
+    return _spread(process, steps, lambda part: (first + part * (last - first)) ** rho)
 
 
-def exponential_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def exponential_sigmas(process: Process, steps: int) -> list[float]:
     """Equal steps of log sigma over the range of `karras_sigmas`, then 0 (k-diffusion)."""
-    return polyexponential_sigmas(schedule, steps, rho=1.0)
+    return polyexponential_sigmas(process, steps, rho=1.0)
 
 
-def polyexponential_sigmas(schedule: NoiseSchedule, steps: int, rho: float = 1.0) -> list[float]:
+def polyexponential_sigmas(process: Process, steps: int, rho: float = 1.0) -> list[float]:
     """Log sigma falls as ``(1 - part)^rho``, then 0 (k-diffusion); at rho 1, the default, as `exponential_sigmas`."""
     _check_rho(rho)
-    first, last = (math.log(sigma) for sigma in _ends(schedule))
-    return _spread(schedule, steps, lambda part: math.exp(last + (1.0 - part) ** rho * (first - last)))
+    first, last = (math.log(sigma) for sigma in _ends(process))
+    return _spread(process, steps, lambda part: math.exp(last + (1.0 - part) ** rho * (first - last)))
 
 
-def kl_optimal_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def kl_optimal_sigmas(process: Process, steps: int) -> list[float]:
     """Equal steps of arctan sigma, then 0 (Sabour et al. 2024, theorem 3.1, in ComfyUI's form).
 
     A1111's form ends at the smallest trained sigma, not at 0: its pictures keep a little noise.
     """
-    first, last = (math.atan(sigma) for sigma in _ends(schedule))
-    return _spread(schedule, steps, lambda part: math.tan(first + part * (last - first)))
+    first, last = (math.atan(sigma) for sigma in _ends(process))
+    return _spread(process, steps, lambda part: math.tan(first + part * (last - first)))
 
 
-def beta_sigmas(schedule: NoiseSchedule, steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
+def beta_sigmas(process: Process, steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
     """Quantiles of a beta distribution stretched over the range of sigmas, then 0 (Lee et al. 2024; A1111, diffusers).
 
     ComfyUI stretches it over the timesteps.
     """
     if not (alpha > 0.0 and beta > 0.0):
         raise UserError(f"alpha {alpha} and beta {beta} make no beta distribution: use values above 0, such as 0.6")
-    first, last = _ends(schedule)
-    return _spread(schedule, steps, lambda part: last + beta_quantile(1.0 - part, alpha, beta) * (first - last))
+    first, last = _ends(process)
+    return _spread(process, steps, lambda part: last + beta_quantile(1.0 - part, alpha, beta) * (first - last))
 
 
-def align_your_steps_sigmas(schedule: NoiseSchedule, steps: int) -> list[float]:
+def align_your_steps_sigmas(process: Process, steps: int) -> list[float]:
     """`ALIGNED_SIGMAS`, for other numbers of steps interpolated in log sigma, then 0 (A1111; the paper's how-to)."""
-    _check_steps(steps, len(schedule))
+    _check_steps(steps, most_steps(process))
     logs = [math.log(sigma) for sigma in ALIGNED_SIGMAS]
     sigmas = [math.exp(_interpolated(logs, part)) for part in _parts(steps)]
     return [ALIGNED_SIGMAS[0], *sigmas[1:], 0.0]
@@ -234,18 +250,29 @@ def _density_scale(alpha: float, beta: float) -> float:
     return math.exp(math.lgamma(alpha + beta) - math.lgamma(alpha) - math.lgamma(beta))
 
 
-def _spread(schedule: NoiseSchedule, steps: int, sigma_at: Callable[[float], float]) -> list[float]:
+def trained_on(process: Process) -> NoiseSchedule:
+    """Raises UserError where there are no trained timesteps to choose from."""
+    if not isinstance(process, NoiseSchedule):
+        raise UserError("this model was not trained on single timesteps: use the schedule uniform, karras or beta")
+    return process
+
+
+def most_steps(process: Process) -> int:
+    return len(process) if isinstance(process, NoiseSchedule) else MOST_STEPS
+
+
+def _spread(process: Process, steps: int, sigma_at: Callable[[float], float]) -> list[float]:
     """``sigma_at`` parts from 0 to 1 of the way, whose ends are as they are: a root and its power would round them."""
-    _check_steps(steps, len(schedule))
-    first, last = _ends(schedule)
+    _check_steps(steps, most_steps(process))
+    first, last = _ends(process)
     if steps == 1:
         return [first, 0.0]
     return [first, *(sigma_at(part) for part in _parts(steps)[1:-1]), last, 0.0]
 
 
-def _ends(schedule: NoiseSchedule) -> tuple[float, float]:
+def _ends(process: Process) -> tuple[float, float]:
     """Largest sigma worth a step, and smallest."""
-    return min(schedule.sigma_of(len(schedule) - 1), KARRAS_TOP_SIGMA), schedule.sigma_of(0)
+    return min(process.sigma_max, KARRAS_TOP_SIGMA), process.sigma_min
 
 
 def _parts(steps: int) -> list[float]:

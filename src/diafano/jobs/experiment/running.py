@@ -113,7 +113,7 @@ def run_experiment(
     there = _pictures_in(folder)
     left = [at for at, text in enumerate(texts) if text not in there]
     if on_start is not None:
-        on_start(len(left), sum(model.steps_of(requests[at]) for at in left))
+        on_start(len(left), sum(model.plan(requests[at]).steps for at in left))
     done: list[Drawn] = []
     earlier = known_seconds(folder / CSV)
     try:

@@ -7,11 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from diafano.noise.process import Process
 from diafano.noise.schedule import NoiseSchedule, Spacing
 from diafano.request.programs.program import Program
 from diafano.sampling.samplers.multistep import pndm
 from diafano.sampling.samplers.table import Sampler
-from diafano.sampling.sigmas import find_schedule, uniform_timesteps
+from diafano.sampling.sigmas import find_schedule, trained_on, uniform_timesteps
 
 DIFFUSERS_MULTISTEP = ("dpmpp_2m", "dpmpp_2m_sde", "uni_pc")
 """Samplers of which diffusers makes the uniform grid one step too long and leaves out the last one."""
@@ -27,11 +28,12 @@ SPREAD: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
 """Schedules that diffusers has as ``use_..._sigmas``: the function of sigma in which they are spread, its inverse."""
 
 
-def diffusers_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int) -> list[float]:
+def diffusers_grid(sampler: Sampler, name: str, process: Process, steps: int) -> list[float]:
     """Uniform timesteps as each scheduler picks them; Karras, exponential and beta sigmas between those it picks.
 
     Schedules that diffusers does not have are ours.
     """
+    schedule = trained_on(process)
     uniform = _diffusers_uniform(sampler, schedule, steps)
     if name == "uniform":
         return uniform
@@ -49,8 +51,9 @@ def diffusers_grid(sampler: Sampler, name: str, schedule: NoiseSchedule, steps: 
     return [*(back(first + part * (final - first)) for part in parts), 0.0]
 
 
-def diffusers_spacing(sampler: Sampler, schedule: NoiseSchedule) -> Spacing:
+def diffusers_spacing(sampler: Sampler, process: Process) -> Spacing:
     """The model's spacing, or the scheduler's own where the model's files say none (``from_config``)."""
+    schedule = trained_on(process)
     if schedule.config.spacing_said:
         return schedule.config.spacing
     return "leading" if sampler.name in DIFFUSERS_LEADING else "linspace"
@@ -64,12 +67,12 @@ def diffusers_whole_timesteps(sampler: Sampler, name: str) -> Callable[[Tensor],
 
 
 def _diffusers_uniform(sampler: Sampler, schedule: NoiseSchedule, steps: int) -> list[float]:
-    spacing, trained = diffusers_spacing(sampler, schedule), len(schedule)
+    spacing, count = diffusers_spacing(sampler, schedule), len(schedule)
     final = schedule.sigma_of(0) if sampler.ends_where_trained and schedule.config.final_sigma == "first" else 0.0
-    if sampler.name in DIFFUSERS_MULTISTEP and spacing != "trailing" and steps < trained:
+    if sampler.name in DIFFUSERS_MULTISTEP and spacing != "trailing" and steps < count:
         timesteps = uniform_timesteps(schedule, steps + 1, spacing)[:-1]
     elif sampler.name in DIFFUSERS_EXPLODING and spacing == "linspace" and steps > 1:
-        places = [(trained - 1) * (1.0 - step / (steps - 1)) for step in range(steps)]
+        places = [(count - 1) * (1.0 - step / (steps - 1)) for step in range(steps)]
         return [*(_between(schedule, place) for place in places), final]
     else:
         timesteps = uniform_timesteps(schedule, steps, spacing)
@@ -87,8 +90,8 @@ DIFFUSERS = Program(
     "diffusers",
     weighting=None,
     grid=diffusers_grid,
-    starts_at_sigma=lambda sampler, schedule, sigma: (
-        sampler.name in DIFFUSERS_EXPLODING and diffusers_spacing(sampler, schedule) != "leading"
+    starts_at_sigma=lambda sampler, process, sigma: (
+        sampler.name in DIFFUSERS_EXPLODING and diffusers_spacing(sampler, process) != "leading"
     ),
     automatic=lambda sampler: "lcm" if sampler.name == "lcm" else "uniform",
     whole_timesteps=diffusers_whole_timesteps,

@@ -36,28 +36,41 @@ sd_samplers_kdiffusion.py, sd_samplers_timesteps_impl.py, sd_schedulers.py; Comf
 The grids themselves are in `sampling.sigmas`; each program's file beside this says which of them it means.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from enum import Enum, auto
 
-import torch
 from torch import Tensor
 
 from diafano.errors import UserError
-from diafano.noise.brownian import BrownianPath
-from diafano.noise.schedule import NoiseSchedule, NoiseSource
+from diafano.noise.process import Process
+from diafano.noise.schedule import NoiseSchedule
 from diafano.noise.sources import GENERATORS, Draw, cpu
 from diafano.request.programs import grids
+from diafano.sampling.noise import SeededNoise
 from diafano.sampling.samplers.table import Sampler
 from diafano.text_encoder.prompt_embedding import Weighting
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``network(latent, timestep, text)``, as in `sampling.denoiser`."""
-
-
 OTHER_UNIPC = "it is another variant of UniPC there"
 """Said of A1111 and ComfyUI alike."""
+
+
+class StrengthRuns(Enum):
+    """Which steps are run over a picture of a strength."""
+
+    SHARE = auto()
+    """That share of the steps, rounded down."""
+    SHARE_AND_ONE = auto()
+    """One more, but for strengths 0 and 1."""
+    OF_A_LONGER_RUN = auto()
+    """As many as were asked for: the last ones of a run of ``steps / strength``."""
+
+
+class PathSpan(Enum):
+    """Between which sigmas a Brownian path leads."""
+
+    WHOLE_RUN = auto()
+    PART_THAT_IS_RUN = auto()
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Program:
     one_generator_for_all: bool = False
     grid: grids.Grid = grids.diafano_grid
     """``grid(sampler, name of the schedule, trained schedule, steps)`` -> the falling sigmas of the run."""
-    starts_at_sigma: Callable[[Sampler, NoiseSchedule, float], bool] = lambda sampler, schedule, sigma: False
+    starts_at_sigma: Callable[[Sampler, Process, float], bool] = lambda sampler, process, sigma: False
     """Whether the first latent is ``sigma * noise``; otherwise the network sees pure noise first."""
     automatic: Callable[[Sampler], str] = lambda sampler: sampler.schedule
     whole_timesteps: Callable[[Sampler, str], Callable[[Tensor], Tensor] | None] = lambda sampler, schedule: None
@@ -80,83 +93,58 @@ class Program:
     """Whether CLIP skip goes for the negative prompt too."""
     weighting: Weighting | None = "a1111"
     """How weights in a prompt are applied; None: a prompt has no syntax."""
-    strength_runs: Literal["share", "share and one", "of a longer run"] = "share"
+    strength_runs: StrengthRuns = StrengthRuns.SHARE
     """What `part_of_run` runs of a picture's strength."""
-    paths: Literal["of the whole run", "of the part that is run"] | None = None
+    paths: PathSpan | None = None
     """Between which sigmas the noise of stochastic equations is a Brownian path; None: each draw stands alone."""
     functions_for_v: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     """Samplers that are run otherwise with models that predict v, and how."""
-    second_pass_runs: Literal["share", "share and one", "of a longer run"] | None = None
+    second_pass_runs: StrengthRuns | None = None
     """The same of a second pass (`sampling.hires`); None: as of any picture."""
     lacks: frozenset[str] = frozenset()
     """Samplers that the program does not have."""
     differs: Mapping[str, str] = field(default_factory=dict)
     """Samplers that it has, but that draw another picture here, and why."""
 
-    def noise_source(self, seed: int, places: range, batch: int, shape: Sequence[int]) -> NoiseSource:
-        """Noise (len(places), *shape) at each call, for the pictures at those places of a batch of `batch`.
-
-        Whatever pictures are drawn together, each gets the noise that it would have got alone, or in the whole batch.
-        """
-        if not self.one_generator_for_all:
-            draws = [self.start_noise(seed + place) for place in places]
-            return lambda: torch.cat([draw((1, *shape)) for draw in draws])
-        start = self.start_noise(seed)
-        further = start if self.noise_on_the_way is None else self.noise_on_the_way(seed)
-        calls = iter([start])
-        return lambda: next(calls, further)((batch, *shape))[places.start : places.stop]
-
-    def path(
-        self, seed: int, places: range, batch: int, shape: Sequence[int], sigmas: Sequence[float]
-    ) -> Callable[[float, float], Tensor]:
-        """``path(now, after)``: unit-normal noise (len(places), *shape) of the way between two of the run's sigmas."""
-        ends = min(sigma for sigma in sigmas if sigma > 0.0), max(sigmas)
-        if self.one_generator_for_all:
-            paths = [BrownianPath(seed, (batch, *shape), *ends, self.start_noise)]
-        else:
-            paths = [BrownianPath(seed + place, (1, *shape), *ends, self.start_noise) for place in places]
-
-        def between(now: float, after: float) -> Tensor:
-            noise = torch.cat([path(now, after) for path in paths]) / math.sqrt(abs(now - after))
-            return noise[places.start : places.stop] if self.one_generator_for_all else noise
-
-        return between
-
-    def start(self, noise: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigma: float) -> Tensor:
-        """The first latent, in the samplers' currency."""
-        return sigma * noise if self.starts_at_sigma(sampler, schedule, sigma) else schedule.start(noise, sigma)
+    def noise(
+        self,
+        seed: int,
+        batch: int,
+        variation: tuple[int, float] | None = None,
+        path_sigmas: Sequence[float] | None = None,
+    ) -> SeededNoise:
+        """All noise of a batch of so many pictures; see `SeededNoise` for the last two."""
+        return SeededNoise(
+            seed,
+            batch,
+            self.start_noise,
+            self.noise_on_the_way,
+            one_for_all=self.one_generator_for_all,
+            variation=variation,
+            path_sigmas=path_sigmas,
+        )
 
     def part_of_run(
-        self, sampler: Sampler, name: str, schedule: NoiseSchedule, steps: int, strength: float, second: bool = False
+        self, sampler: Sampler, name: str, process: Process, steps: int, strength: float, second: bool = False
     ) -> list[float]:
         """The falling sigmas of drawing over a picture; at strength 0 one sigma, which is no step.
 
         `second`: the picture is the first pass's.
         """
         runs = self.second_pass_runs if second and self.second_pass_runs is not None else self.strength_runs
-        if runs == "of a longer run" and strength > 0:
-            return self.grid(sampler, name, schedule, int(steps / strength))[-steps - 1 :]
-        sigmas = self.grid(sampler, name, schedule, steps)
+        if runs is StrengthRuns.OF_A_LONGER_RUN and strength > 0:
+            return self.grid(sampler, name, process, int(steps / strength))[-steps - 1 :]
+        sigmas = self.grid(sampler, name, process, steps)
         run = int(strength * (len(sigmas) - 1))
-        if runs == "share and one" and 0 < strength < 1:
+        if runs is StrengthRuns.SHARE_AND_ONE and 0 < strength < 1:
             run += 1
         return sigmas[len(sigmas) - 1 - run :]
 
-    def finish(self, latent: Tensor, sampler: Sampler, schedule: NoiseSchedule, sigmas: Sequence[float]) -> Tensor:
-        """The latent to decode, of a run along `sigmas`."""
-        exploding = self.starts_at_sigma(sampler, schedule, sigmas[0])
-        return latent if exploding else schedule.finish(latent, sigmas[-1])
-
-    def function(self, sampler: Sampler, schedule: NoiseSchedule) -> Callable[..., Tensor]:
+    def function(self, sampler: Sampler, process: Process) -> Callable[..., Tensor]:
         """What runs the sampler, to be called as `Sampler.function` is."""
-        if schedule.config.prediction != "v":
+        if not (isinstance(process, NoiseSchedule) and process.config.prediction == "v"):
             return sampler.function
         return self.functions_for_v.get(sampler.name, sampler.function)
-
-    def network(self, network: Network, sampler: Sampler, schedule: str) -> Network:
-        """The network as the program asks it: at whole timesteps, where it rounds them."""
-        whole = self.whole_timesteps(sampler, schedule)
-        return network if whole is None else lambda latent, timestep, text: network(latent, whole(timestep), text)
 
     def with_generator(self, rng: str | None) -> "Program":
         """The program with all noise from the generator of that name in `GENERATORS`; None: as it is."""
