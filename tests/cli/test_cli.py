@@ -248,7 +248,7 @@ def test_a_mistyped_command_is_one_sentence(arguments: list[str], capsys: pytest
 def test_no_embedded_model_is_said_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(diafano, "EMBEDDED", tmp_path)
+    monkeypatch.setattr("diafano.checkpoints.loading.EMBEDDED", tmp_path)
     assert_one_sentence(cli.run(["generate", "a fox", "--output", str(tmp_path)]), *capsys.readouterr())
 
 

@@ -76,13 +76,14 @@ def test_pictures_are_drawn_with_packed_weights_once_a_run(tiny_model: StableDif
 
 
 def test_other_inputs_and_other_weights_are_noticed() -> None:
+    torch.manual_seed(0)
     layer = nn.Conv2d(4, 4, 3, padding=1)
     with torch.inference_mode(), prepacked(layer):
         for size in (8, 12, 8):
             x = torch.randn(1, 4, size, size)
-            assert torch.allclose(layer(x), nn.Conv2d.forward(layer, x), atol=1e-6)
+            assert torch.allclose(layer(x), nn.Conv2d.forward(layer, x), atol=1e-5)
             layer.weight.data = torch.randn(4, 4, 3, 3)  # as a LoRA puts it in
-            assert torch.allclose(layer(x), nn.Conv2d.forward(layer, x), atol=1e-6)
+            assert torch.allclose(layer(x), nn.Conv2d.forward(layer, x), atol=1e-5)
 
 
 def test_hooks_see_packed_layers() -> None:

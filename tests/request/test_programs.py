@@ -309,3 +309,15 @@ def test_automatic_is_the_programs(model: StableDiffusion) -> None:
     found = {name: model.request("a fox", sampler="DPM++ 2M", like=name).schedule for name in PROGRAMS}
     assert found == {"diffusers": "uniform", "a1111": "karras", "comfyui": "normal"}
     assert model.request("a fox", sampler="DPM++ 2M", like="comfyui", schedule="karras").schedule == "karras"
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_guidance_below_1_is_the_prompt_alone_for_diffusers(model: StableDiffusion, guidance: float) -> None:
+    """`StableDiffusionPipeline.do_classifier_free_guidance`; here, and for the others, it leads on to the negative."""
+
+    def draw(like: str | None, guidance: float) -> Tensor:
+        said = {"negative": NEGATIVE, "seed": SEED, "steps": 3, "like": like, "guidance": guidance}
+        return torch.from_numpy(np.asarray(model.generate(PROMPT, **said)[0]).astype(np.float32))
+
+    assert torch.equal(draw("diffusers", guidance), draw("diffusers", 1.0))
+    assert not torch.equal(draw(None, guidance), draw(None, 1.0))

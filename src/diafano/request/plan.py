@@ -101,7 +101,7 @@ def plan_of(request: Request, process: Process, size_step: int) -> Plan:
         run = RunPlan(
             sigmas,
             program.function(sampler, process),
-            guidance_of_steps(request.guidance, request.guidance_interval, len(sigmas) - 1),
+            _guidance(request, program, len(sigmas) - 1),
             request.sampler_options,
             rescale=request.guidance_rescale,
             starts_at_sigma=program.starts_at_sigma(sampler, process, sigmas[0]),
@@ -138,6 +138,12 @@ def sizes_of(request: Request, size_step: int) -> list[tuple[int, int]]:
                 f" edges are at most {LARGEST_EDGE} pixels"
             )
     return [request.size, (width, height)]
+
+
+def _guidance(request: Request, program: Program, steps: int) -> list[float]:
+    """Of each step."""
+    guidance = guidance_of_steps(request.guidance, request.guidance_interval, steps)
+    return [max(1.0, strength) for strength in guidance] if program.guides_above_1 else guidance
 
 
 def _noise(request: Request, program: Program, sampler: Sampler, path: Sequence[float]) -> SeededNoise:

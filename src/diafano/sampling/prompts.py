@@ -25,9 +25,9 @@ class StepPrompts:
     """The texts of one step."""
 
     positive: tuple[tuple[Conditioning, float], ...]
-    """The prompts that are followed together, one row each, and their weights."""
+    """The prompts that are followed together, and their weights; one row for all pictures, or a row for each."""
     negative: Conditioning
-    """One row."""
+    """One row for all pictures, or a row for each."""
 
     def guide(
         self, denoiser: Denoiser, batch: int, rescale: float = 0.0, on_estimates: OnEstimates | None = None

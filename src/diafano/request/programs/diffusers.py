@@ -89,6 +89,7 @@ def _between(schedule: NoiseSchedule, place: float) -> float:
 DIFFUSERS = Program(
     "diffusers",
     weighting=None,
+    guides_above_1=True,
     grid=diffusers_grid,
     starts_at_sigma=lambda sampler, process, sigma: (
         sampler.name in DIFFUSERS_EXPLODING and diffusers_spacing(sampler, process) != "leading"

@@ -27,6 +27,8 @@ setting names. A `Program` (`--like`) takes on all habits of one program at once
     the network sees and UniPC, else
                      fractional
     PLMS with v      mixes v's                mixes slopes              does not have it          mixes slopes
+    guidance         as 1, the prompt alone   from the negative prompt (at 0) to the prompt (at 1), in all of them
+    below 1
     CLIP skip        of the prompt alone      of both prompts           of both prompts           of both prompts
 
 CLIP skip 1 is the last layer, 2 the one before, and the final norm is applied, in all of them; diffusers' own number
@@ -91,6 +93,8 @@ class Program:
     """How the timesteps that the network sees are made whole, given sampler and schedule; None: they stay."""
     skips_in_negative: bool = True
     """Whether CLIP skip goes for the negative prompt too."""
+    guides_above_1: bool = False
+    """Whether guidance below 1 is as 1, the prompt alone; otherwise it goes on, to the negative prompt alone at 0."""
     weighting: Weighting | None = "a1111"
     """How weights in a prompt are applied; None: a prompt has no syntax."""
     strength_runs: StrengthRuns = StrengthRuns.SHARE

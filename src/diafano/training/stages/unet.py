@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
+from diafano.engine.tiles import decode
 from diafano.errors import UserError
 from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.conditioning import Conditioning
 from diafano.networks.unet import UNet
 from diafano.noise.schedule import NoiseSchedule
-from diafano.pictures.pixels import grid
+from diafano.pictures.pixels import grid, to_picture
+from diafano.request.programs.grids import diafano_grid
+from diafano.sampling.noise import SeededNoise
+from diafano.sampling.prompts import StepPrompts
+from diafano.sampling.run import RunPlan, run
+from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.training.examples import Examples, generator_of, indices_of
@@ -117,11 +124,7 @@ class UNetStage:
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
         """Pictures of held-out captions, always from the same noise, and the loss on held-out latents."""
         self.unet.eval()
-        model = self.model()
-        count = min(PREVIEWS, len(self.held_out_captions))
-        pictures = []
-        for seed, caption in enumerate(self.held_out_captions[:count]):
-            pictures += model.generate(caption, seed=seed, steps=PREVIEW_STEPS)
+        pictures = self.drawn(min(PREVIEWS, len(self.held_out_captions)))
         generator = generator_of(self.recipe.loop.seed, 0)
         losses = [
             self._error(latents.to(self.device, torch.float32), self.text_encoder(ids.to(self.device)), generator)
@@ -129,7 +132,20 @@ class UNetStage:
                 torch.split(self.held_out_latents, 64), torch.split(self.held_out_ids, 64), strict=True
             )
         ]
-        return grid(list(pictures), 8), {"loss": float(torch.stack(losses).mean())}
+        return grid(pictures, 8), {"loss": float(torch.stack(losses).mean())}
+
+    @torch.inference_mode()
+    def drawn(self, count: int) -> list[Image.Image]:
+        """Pictures of the first held-out captions, all in one batch, with the sampler and the guidance of the card."""
+        card = self.recipe.card
+        sampler = find_sampler(card.sampler)
+        sigmas = diafano_grid(sampler, card.schedule, self.schedule, PREVIEW_STEPS)
+        plan = RunPlan(sigmas, sampler.function, [card.guidance] * PREVIEW_STEPS)
+        texts = self.text_encoder(torch.cat([self.held_out_ids[:count], self.empty]).to(self.device))
+        prompts = [StepPrompts(((Conditioning(texts[:-1]), 1.0),), Conditioning(texts[-1:]))] * PREVIEW_STEPS
+        noise = SeededNoise(seed=0, batch=count).source(range(count), self.held_out_latents.shape[1:], self.device)
+        latents = run(self.unet, self.schedule, plan, prompts, noise)
+        return [to_picture(pixels) for pixels in decode(self.autoencoder, latents)]
 
     def model(self) -> StableDiffusion:
         """All parts as they are now."""
