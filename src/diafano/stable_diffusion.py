@@ -8,7 +8,6 @@
 The shapes are Stable Diffusion v1's.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard, run_with_nan_guard
 from diafano.engine.tiles import decode
+from diafano.errors import note
 from diafano.families.family import Family, Parts, TextEncoder, TextPart
 from diafano.families.table import family_of
 from diafano.networks.autoencoder import Autoencoder
@@ -137,7 +137,8 @@ class StableDiffusion:
         docs/from_a_picture.md. `controls` are pictures that it is to follow, see `sampling.control.Control`.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
-        See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
+        See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done; what there is to tell beside
+        the pictures, `diafano.collect_notes` gathers.
         """
         request, start = self.prepare(prompt, image=image, mask=mask, **settings)
         return self.draw(request, on_step, start, controls)
@@ -238,8 +239,8 @@ class StableDiffusion:
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts as they stand -> (count, tokens, text width), all in one batch. Notes words that do not fit."""
-        for note in filter(None, (cut_note(self.tokenizer, text) for text in texts)):
-            warnings.warn(note, stacklevel=2)
+        for cut in filter(None, (cut_note(self.tokenizer, text) for text in texts)):
+            note(cut)
         encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)
         return encoded
 
