@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diafano.engine.exclusive import exclusive
 from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard, run_with_nan_guard
 from diafano.engine.tiles import decode
@@ -196,13 +197,15 @@ class StableDiffusion:
 
         `on_step` is called once for each step of each of the plan's batches, steps from 0 on, through all passes;
         `watchers` see more. What they raise ends the drawing and leaves the model as it was. Where a run gave NaN on a
-        GPU, its steps come again.
+        GPU, its steps come again. One drawing a model at a time: other threads wait, also with models that share a
+        part, see `engine.exclusive`.
         """
         plan = self.plan(request)
         loras = self.addons.loras_of(request.prompt)
         recorded = self.recorded(request, controls, loras)
         pictures: list[Image.Image] = []
-        with merged(self.unet, self.text_encoder, loras), tileable(request.tileable):
+        networks = (self.unet, self.text_encoder, self.autoencoder, *(control.network for control in controls))
+        with exclusive(*networks), merged(self.unet, self.text_encoder, loras), tileable(request.tileable):
             texts = [self.prompts_of(plan, one) for one in plan.passes]  # Text encoder
             for places in plan.batches:
                 latent, over, done = torch.empty(0), start, 0  # Input, or none
