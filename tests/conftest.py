@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings
 
 from diafano.checkpoints.diffusers import save_folder
+from diafano.errors import Notes, collect_notes
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.unet import UNet, UNetConfig
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
@@ -31,6 +32,14 @@ settings.register_profile("diafano", deadline=None, derandomize=True)
 settings.load_profile("diafano")
 
 CAPTIONS = ["a red apple on a blue background", "two bananas", "a penguin", "a small green fox above a big cat"]
+
+
+@pytest.fixture(autouse=True)
+def notes() -> Iterator[Notes]:
+    """What a test makes the package note outside of the commands. Like a warning it fails the test unless expected."""
+    with collect_notes() as noted:
+        yield noted
+    assert not noted, "these notes were not expected"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diafano.checkpoints.controlnet import load_controlnet
     from diafano.checkpoints.loading import EMBEDDED, load
     from diafano.checkpoints.tiny_decoder import load_tiny_decoder
-    from diafano.errors import UserError
+    from diafano.errors import UserError, collect_notes
     from diafano.explain.preview import Preview
     from diafano.request.request import Request
     from diafano.sampling.control import Control
@@ -30,6 +30,7 @@ __all__ = [
     "StableDiffusion",
     "UserError",
     "__version__",
+    "collect_notes",
     "load",
     "load_controlnet",
     "load_tiny_decoder",
@@ -42,6 +43,7 @@ HOMES = {
     "Request": "diafano.request.request",
     "StableDiffusion": "diafano.stable_diffusion",
     "UserError": "diafano.errors",
+    "collect_notes": "diafano.errors",
     "load": "diafano.checkpoints.loading",
     "load_controlnet": "diafano.checkpoints.controlnet",
     "load_tiny_decoder": "diafano.checkpoints.tiny_decoder",

@@ -8,7 +8,6 @@
 The shapes are Stable Diffusion v1's.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,9 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diafano.engine.exclusive import exclusive
 from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard, run_with_nan_guard
 from diafano.engine.tiles import decode
+from diafano.errors import note
 from diafano.families.family import Family, Parts, TextEncoder, TextPart
 from diafano.families.table import family_of
 from diafano.networks.autoencoder import Autoencoder
@@ -137,7 +138,8 @@ class StableDiffusion:
         docs/from_a_picture.md. `controls` are pictures that it is to follow, see `sampling.control.Control`.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
-        See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done.
+        See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done; what there is to tell beside
+        the pictures, `diafano.collect_notes` gathers.
         """
         request, start = self.prepare(prompt, image=image, mask=mask, **settings)
         return self.draw(request, on_step, start, controls)
@@ -195,13 +197,15 @@ class StableDiffusion:
 
         `on_step` is called once for each step of each of the plan's batches, steps from 0 on, through all passes;
         `watchers` see more. What they raise ends the drawing and leaves the model as it was. Where a run gave NaN on a
-        GPU, its steps come again.
+        GPU, its steps come again. One drawing a model at a time: other threads wait, also with models that share a
+        part, see `engine.exclusive`.
         """
         plan = self.plan(request)
         loras = self.addons.loras_of(request.prompt)
         recorded = self.recorded(request, controls, loras)
         pictures: list[Image.Image] = []
-        with merged(self.unet, self.text_encoder, loras), tileable(request.tileable):
+        networks = (self.unet, self.text_encoder, self.autoencoder, *(control.network for control in controls))
+        with exclusive(*networks), merged(self.unet, self.text_encoder, loras), tileable(request.tileable):
             texts = [self.prompts_of(plan, one) for one in plan.passes]  # Text encoder
             for places in plan.batches:
                 latent, over, done = torch.empty(0), start, 0  # Input, or none
@@ -238,8 +242,8 @@ class StableDiffusion:
 
     def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
         """Texts as they stand -> (count, tokens, text width), all in one batch. Notes words that do not fit."""
-        for note in filter(None, (cut_note(self.tokenizer, text) for text in texts)):
-            warnings.warn(note, stacklevel=2)
+        for cut in filter(None, (cut_note(self.tokenizer, text) for text in texts)):
+            note(cut)
         encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)
         return encoded
 

@@ -22,11 +22,6 @@ from diafano.stable_diffusion import StableDiffusion
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
-@pytest.fixture(autouse=True)
-def _keep_showwarning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-
 @pytest.fixture(scope="module", params=[1, 2], ids=["1.x", "2.x"])
 def files(
     request: pytest.FixtureRequest,

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,10 @@ from diafano.errors import UserError
 from diafano.pictures.files import read_parameters, save_picture
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.prompt_embedding import chunks_of
+from helpers import told
 
 WIDTH = 16
 VECTORS = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture
@@ -189,7 +184,7 @@ def test_complaint_keys_that_match_nothing_are_dropped_in_silence(model: StableD
     save_file({"emb_params": VECTORS, "other": torch.ones(2)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"other beside its vectors.*--allow-partial"):
         add_embedding(model, tmp_path / "x.safetensors")
-    with pytest.warns(UserWarning, match="other beside its vectors"):
+    with told("other beside its vectors"):
         add_embedding(model, tmp_path / "x.safetensors", allow_partial=True)
 
 
@@ -199,7 +194,7 @@ def test_complaint_keys_that_match_nothing_are_dropped_in_silence(model: StableD
 def test_a_folder_leaves_out_what_does_not_fit_and_says_so(tiny_folder: Path, tmp_path: Path) -> None:
     a1111_safetensors(tmp_path / "good.safetensors")
     a1111_safetensors(tmp_path / "wide.safetensors", torch.ones(1, 768))
-    with pytest.warns(UserWarning, match=r"left out of .*wide\.safetensors holds vectors of width 768"):
+    with told(r"left out of .*wide\.safetensors holds vectors of width 768"):
         model = diafano.load(tiny_folder, device="cpu", embeddings=tmp_path)
     assert set(model.addons.words) == {"good"}
     model = diafano.load(tiny_folder, device="cpu", embeddings={"<name>": tmp_path / "good.safetensors"})
@@ -219,7 +214,6 @@ def test_the_command_records_and_draws_again(
     assert 'TI hashes: "my cat: ' in text and "unused" not in text
     redraw = ["generate", "--model", tiny_folder, "--from", first, "--output", again]
     capsys.readouterr()
-    warnings.simplefilter("default")
     assert cli.run([str(one) for one in (*redraw, "--embedding", file)]) == 0
     assert capsys.readouterr().err == "" and first.read_bytes() == again.read_bytes()
     assert cli.run([str(one) for one in redraw]) == 0

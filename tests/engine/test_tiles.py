@@ -16,6 +16,7 @@ from diafano.engine.tiles import decode, encode
 from diafano.errors import UserError
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.stable_diffusion import StableDiffusion
+from helpers import told
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -66,9 +67,9 @@ def test_large_pictures_go_in_tiles_and_the_user_is_told(
     tiny_model: StableDiffusion, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "LARGEST_WHOLE", 10 * 8 * 64 * 64 * 4 - 1)
-    with pytest.warns(UserWarning, match="a picture of 64x64 is decoded in tiles: the same picture in less memory"):
+    with told("a picture of 64x64 is decoded in tiles: the same picture in less memory"):
         list(decode(tiny_model.autoencoder, LATENT))
-    with pytest.warns(UserWarning, match="a picture of 64x64 is encoded in tiles"):
+    with told("a picture of 64x64 is encoded in tiles"):
         encode(tiny_model.autoencoder, torch.zeros(1, 3, 64, 64))
     list(decode(tiny_model.autoencoder, LATENT, tiles=False))
     list(decode(tiny_model.autoencoder, LATENT[:, :, :7]))
@@ -82,7 +83,7 @@ def test_true_sizes(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(tiles.bands, "decode", lambda *_: ways.append("tiles") or torch.zeros(1, 3, 1, 1))
     monkeypatch.setattr(autoencoder, "decode", lambda *_: ways.append("whole") or torch.zeros(1, 3, 1, 1))
     list(decode(autoencoder, torch.zeros(1, 4, 64, 64)))
-    with pytest.warns(UserWarning, match="in tiles"):
+    with told("in tiles"):
         for edge in (1024, 2048):
             list(decode(autoencoder, torch.zeros(1, 4, edge // 8, edge // 8)))
     assert ways == ["whole", "tiles", "tiles"]
@@ -96,11 +97,9 @@ def test_out_of_memory_falls_back_to_tiles(
     (expected,) = decode(tiny_model.autoencoder, LATENT)
     seen = encode(tiny_model.autoencoder, expected[None])
     failing(tiny_model.autoencoder, error, monkeypatch)
-    with pytest.warns(
-        UserWarning, match="memory was not enough for a picture of 64x64 to be decoded as a whole: it is"
-    ):
+    with told("memory was not enough for a picture of 64x64 to be decoded as a whole: it is"):
         (pixels,) = decode(tiny_model.autoencoder, LATENT)
-    with pytest.warns(UserWarning, match="to be encoded as a whole"):
+    with told("to be encoded as a whole"):
         again = encode(tiny_model.autoencoder, expected[None])
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(again, seen, rtol=0, atol=1e-5)
@@ -118,10 +117,11 @@ def test_other_errors_are_not_taken_for_it(tiny_model: StableDiffusion, monkeypa
 
 
 PROGRAM = """
-import resource, warnings
+import resource
 import torch
 from diafano.engine import bands
 from diafano.engine import tiles
+from diafano.errors import collect_notes
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 
 autoencoder = Autoencoder(AutoencoderConfig(widths=(64, 16, 16, 16), layers=1, groups=8, middle_attention=False))
@@ -132,10 +132,9 @@ with torch.inference_mode():
     bands.decode(autoencoder, latent[:, :, :8, :8])  # starts the threads, loads the libraries
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 250 * 2**20, -1))
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with collect_notes() as told:
         (pixels,) = tiles.decode(autoencoder, latent)
-print(*(warning.message for warning in told), pixels.isfinite().all().item())
+print(*told, pixels.isfinite().all().item())
 """
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,6 @@ from diafano.networks.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from diafano.pictures.files import read_picture
 from diafano.pictures.pixels import grid, to_picture
 from diafano.stable_diffusion import StableDiffusion
-
-
-@pytest.fixture(autouse=True)
-def _keep_showwarning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import struct
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from diafano.cli import main as cli
 from diafano.errors import UserError
 from diafano.pictures.files import read_parameters, save_picture
 from diafano.stable_diffusion import StableDiffusion
+from helpers import told
 
 QUERY = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT = "encoder_layers_0_self_attn_v_proj"
@@ -55,15 +55,8 @@ def model(tiny_model: StableDiffusion, loras: Path) -> StableDiffusion:
     return model
 
 
-@pytest.fixture(autouse=True)
-def _keep_showwarning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-
 def run(*arguments: object) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        return cli.run([str(argument) for argument in arguments])
+    return cli.run([str(argument) for argument in arguments])
 
 
 def settings(picture: Image.Image | Path) -> str:
@@ -141,7 +134,7 @@ def test_a_name_that_is_not_there_is_one_sentence_with_those_most_like_it(
     write_lora(loras / "again/style.safetensors")
     with pytest.raises(UserError, match="several LoRAs called 'style'"):
         model.generate("a fox <lora:style:1>")
-    with pytest.warns(UserWarning, match=r"<hypernet:x:1>, only <lora:...> is known"):
+    with told(r"<hypernet:x:1>, only <lora:...> is known"):
         model.generate("a fox <hypernet:x:1>", steps=1)
 
 

@@ -27,6 +27,7 @@ from diafano.request.programs.table import PROGRAMS, find_program
 from diafano.sampling.samplers.table import SAMPLERS, find_sampler
 from diafano.sampling.sigmas import SCHEDULES
 from diafano.stable_diffusion import StableDiffusion
+from helpers import told
 
 PROMPT, NEGATIVE, GUIDANCE, SEED = "two bananas", "a cat", 5.0, 7
 SHAPE = (4, 8, 8)
@@ -299,7 +300,7 @@ def test_names() -> None:
 def test_what_a_program_lacks_is_refused_and_what_it_does_otherwise_is_said(model: StableDiffusion) -> None:
     with pytest.raises(UserError, match="comfyui has no sampler PLMS"):
         model.request("a fox", sampler="PLMS", like="comfyui")
-    with pytest.warns(UserWarning, match="DPM\\+\\+ SDE the picture is not diffusers's.*no seed fixes"):
+    with told("DPM\\+\\+ SDE the picture is not diffusers's.*no seed fixes"):
         model.request("a fox", sampler="DPM++ SDE", like="diffusers")
     with pytest.raises(UserError, match="no step at all"):
         model.generate("a fox", sampler="DDIM", like="a1111", steps=1)

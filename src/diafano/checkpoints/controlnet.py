@@ -7,7 +7,6 @@ A file does not say how many heads its attention has and so on: it is read as on
 """
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from diafano.checkpoints.configs import read_controlnet_config
 from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights, weight_files
 from diafano.engine.devices import on_meta
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.networks.controlnet import ControlNet, check_control
 from diafano.networks.unet import UNetConfig
@@ -35,7 +34,7 @@ def load_controlnet(
     """The ControlNet in a folder or file, in the number format and on the device of `model`.
 
     Raises UserError for what is none, is incomplete, or was made for another kind of model. Tensors that have no place
-    in it are an error, with `allow_partial` a warning.
+    in it are an error, with `allow_partial` a note.
     """
     path = Path(source)
     if path.is_dir():
@@ -133,7 +132,7 @@ def _check(network: ControlNet, weights: Mapping[str, Tensor], path: Path, *, al
     if left:
         if not allow_partial:
             raise UserError(f"{path} has {listed(left)}, for which a ControlNet has no place: say --allow-partial")
-        warnings.warn(f"{path} has {listed(left)}, for which a ControlNet has no place", stacklevel=3)
+        note(f"{path} has {listed(left)}, for which a ControlNet has no place")
 
 
 def _number(name: str) -> int:

@@ -7,7 +7,6 @@ and no layer of the model takes is an error that names it, never left out in sil
 
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of, named_files
 from diafano.checkpoints.reading import listed, read_file
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.networks.lora import TEXT_ENCODER, UNET, Layer, Lora, MergedLoras, Strength, Update, layers_of
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.lora_tags import LoraTag
@@ -58,7 +57,7 @@ class Loras(MergedLoras):
         """Add the LoRA in a file; returns its name (the file's, unless one is given). `text` is its strength in the
         text encoder, where that is another.
 
-        Raises UserError for tensors that no layer of this model takes; with `allow_partial` they are told in a warning.
+        Raises UserError for tensors that no layer of this model takes; with `allow_partial` they are told in a note.
         """
         path = Path(path)
         name = path.stem if name is None else name
@@ -112,14 +111,14 @@ class LoraFiles:
 def read_lora(path: Path, layers: Mapping[str, Layer], *, allow_partial: bool = False) -> Lora:
     """The LoRA in a file, for a model with these layers.
 
-    Raises UserError for tensors that no layer takes; with `allow_partial` they are told in a warning.
+    Raises UserError for tensors that no layer takes; with `allow_partial` they are told in a note.
     """
     updates, unmatched = match(read_file(path), layers, path)
     if unmatched:
         said = f"{path} has {listed(unmatched)}, which no layer of this model takes"
         if not allow_partial or not updates:
             raise UserError(f"{said}: it was made for another kind of model, or say --allow-partial")
-        warnings.warn(said, stacklevel=2)
+        note(said)
     return Lora(updates, hash_of(path, without_header=True))
 
 

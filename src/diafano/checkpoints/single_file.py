@@ -5,7 +5,6 @@ only: the tokenizer comes from elsewhere, and what the form cannot say (`_check_
 """
 
 import os
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,7 @@ from diafano.checkpoints.recognise import KINDS, PARTS, Original, recognise
 from diafano.checkpoints.vae import find_vae
 from diafano.checkpoints.writing import save_tensors, storable
 from diafano.engine.devices import find_device, find_dtype
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.families.shapes import HEAD_WIDTH, SD1_HEADS
 from diafano.files import whole_file
@@ -68,7 +67,7 @@ def load_file(
     text_encoder.config = text_encoder.config.model_copy(
         update={"start_token": words.start_token, "end_token": words.end_token, "pad_token": words.pad_token}
     )
-    _warn_of_doubts(original, words, folder)
+    _tell_of_doubts(original, words, folder)
 
     device = find_device(device)
     networks: dict[str, nn.Module] = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
@@ -167,22 +166,20 @@ def _tokenizer_folder(given: str | os.PathLike[str] | None, original: Original) 
         ) from error
 
 
-def _warn_of_doubts(original: Original, tokenizer: Tokenizer, folder: Path) -> None:
+def _tell_of_doubts(original: Original, tokenizer: Tokenizer, folder: Path) -> None:
     if original.unknown:
-        warnings.warn(f"{original.path} has tensors that nothing is known of: {listed(original.unknown)}", stacklevel=3)
+        note(f"{original.path} has tensors that nothing is known of: {listed(original.unknown)}")
     if not original.certain:
         other = "v" if original.prediction == "noise" else "noise"
-        warnings.warn(
+        note(
             f"{original.path.name} is taken to predict {original.prediction} ({original.evidence}); if its pictures are"
-            f" wrong, say --prediction {other}",
-            stacklevel=3,
+            f" wrong, say --prediction {other}"
         )
     usual = tokenizer.end_token if original.family == "sd1" else 0
     if tokenizer.pad_token != usual:
-        warnings.warn(
+        note(
             f"the tokenizer in {folder} pads with id {tokenizer.pad_token}, Stable Diffusion {original.family[-1]}"
-            f" with {usual}: it belongs to another model",
-            stacklevel=3,
+            f" with {usual}: it belongs to another model"
         )
 
 

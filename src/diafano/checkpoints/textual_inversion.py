@@ -9,7 +9,6 @@ allow-list of `pickles`.
 """
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 from diafano.checkpoints.addon_files import files_in, hash_of
 from diafano.checkpoints.pickles import is_pickle, read_pickle
 from diafano.checkpoints.reading import listed, read_safetensors
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.stable_diffusion import StableDiffusion
 
 A1111_PICKLE, A1111_TENSOR = "string_to_param", "emb_params"
@@ -81,13 +80,13 @@ def add_embeddings(
                 except UserError as error:
                     misfits.append(str(error))
             if misfits:
-                warnings.warn(f"left out of {source}: {listed(misfits)}", stacklevel=2)
+                note(f"left out of {source}: {listed(misfits)}")
 
 
 def read_embedding(path: Path, *, allow_partial: bool = False) -> dict[str, Tensor]:
     """Word -> vectors (count, width), float32, of one file; the word is "emb_params" where the file names none.
 
-    Raises UserError for what is no textual inversion, and for tensors beside it, which `allow_partial` makes a warning.
+    Raises UserError for what is no textual inversion, and for tensors beside it, which `allow_partial` makes a note.
     """
     content: Mapping[str, Any] = read_pickle(path) if is_pickle(path) else read_safetensors(path)[0]
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
@@ -113,7 +112,7 @@ def read_embedding(path: Path, *, allow_partial: bool = False) -> dict[str, Tens
     if left:
         if not allow_partial:
             raise UserError(f"{path} has {listed(left)} beside its vectors: fetch it again, or say --allow-partial")
-        warnings.warn(f"{path} has {listed(left)} beside its vectors", stacklevel=2)
+        note(f"{path} has {listed(left)} beside its vectors")
     return {name: vectors.float() for name, vectors in found.items()}
 
 

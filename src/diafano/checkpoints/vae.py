@@ -8,7 +8,6 @@ the model's own autoencoder, whose `latent_scale` then stays.
 """
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from diafano.checkpoints.addon_files import hash_of
 from diafano.checkpoints.parts import DIFFUSERS_STEM, ReadPart, read_autoencoder
 from diafano.checkpoints.reading import listed, read_file, read_json, weight_files
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.families.shapes import find_autoencoder
 from diafano.networks.autoencoder import Autoencoder
@@ -50,7 +49,7 @@ def with_autoencoder(
     """The model with the autoencoder at `source` instead of its own; all other parts are shared.
 
     Raises UserError for what is none, is incomplete or belongs to a model of another kind. Tensors that have no place
-    in it are an error, with `allow_partial` a warning.
+    in it are an error, with `allow_partial` a note.
     """
     found = find_vae(Path(source), allow_partial=allow_partial)
     own, network = model.autoencoder.config, found.part.network
@@ -63,10 +62,9 @@ def with_autoencoder(
     if not found.says_scale:
         network.config = network.config.model_copy(update={"latent_scale": own.latent_scale})
     elif network.config.latent_scale != own.latent_scale:
-        warnings.warn(
+        note(
             f"{source} multiplies its latents by {network.config.latent_scale} and {model.card.name}'s own autoencoder"
-            f" by {own.latent_scale}: it was hardly made for this model",
-            stacklevel=2,
+            f" by {own.latent_scale}: it was hardly made for this model"
         )
     autoencoder = found.part.filled(model.device, model.dtype)
     return model.with_autoencoder(autoencoder, found.name, found.hash)
@@ -112,7 +110,7 @@ def _original(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool)
     if left:
         if not allow_partial:
             raise UserError(f"{path} has {listed(left)}, for which an autoencoder has no place: say --allow-partial")
-        warnings.warn(f"{path} has {listed(left)}, for which an autoencoder has no place", stacklevel=3)
+        note(f"{path} has {listed(left)}, for which an autoencoder has no place")
     assert isinstance(found.network, Autoencoder)
     return ReadPart(found.network, weights, path)
 

@@ -1,7 +1,6 @@
 """`diafano generate`: a prompt, or a picture that remembers its own, becomes picture files."""
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,18 +197,19 @@ def _honoured(
     recorded: "Recorded", prompt: str | None, model: "StableDiffusion", addons: "AddonOptions", lost: list[str]
 ) -> str:
     """The prompt to draw, and notes about what keeps the picture from being the same."""
+    from diafano.errors import note
+
     lost = [*recorded.ignored, *lost]
     if prompt is None:
         prompt, missing = model.addons.honoured(recorded.prompt, recorded.addons, addons.lora_names)
         lost += missing
     if recorded.model is not None and recorded.model != model.card.name:
-        warnings.warn(
+        note(
             f"the picture was drawn by the model {recorded.model!r}, not by {model.card.name!r}: it will be another"
-            " one, unless --model names that model",
-            stacklevel=2,
+            " one, unless --model names that model"
         )
     if lost:
-        warnings.warn(f"of the picture's settings, these are left out: {', '.join(lost)}", stacklevel=2)
+        note(f"of the picture's settings, these are left out: {', '.join(lost)}")
     return prompt
 
 

@@ -351,7 +351,11 @@ def convert(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
-    show_notes()
+    with show_notes():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     wait_asleep()
     keep_freed_memory()
     try:

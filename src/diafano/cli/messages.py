@@ -3,23 +3,32 @@
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 
-from diafano.errors import UserError
+from diafano.errors import UserError, collect_notes
 
 # typer carries a copy of click and shows only this class of it; the one that it inherits from is every mistake on a
 # command line: an unknown command or option, a missing argument, a word where a number belongs.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 
-def show_notes() -> None:
-    """From now on warnings, and what the package logs, are shown as notes."""
-    warnings.showwarning = _show_warning
-    log = logging.getLogger("diafano")
-    log.handlers = [_Notes()]
+@contextmanager
+def show_notes() -> Iterator[None]:
+    """Inside, notes are printed as they come, and so is what the package logs and what libraries warn of."""
+    log, shown = logging.getLogger("diafano"), warnings.showwarning
+    before = log.handlers, log.level
+    log.handlers, warnings.showwarning = [_Notes()], _show_warning
     log.setLevel(logging.INFO)
+    try:
+        with collect_notes(_show):
+            yield
+    finally:
+        log.handlers, warnings.showwarning = before[0], shown
+        log.setLevel(before[1])
 
 
 def sentence_about(error: Exception) -> str | None:
@@ -47,12 +56,16 @@ def complain(sentence: str) -> None:
     print(f"diafano: {sentence}", file=sys.stderr)
 
 
+def _show(sentence: str) -> None:
+    complain(f"note: {sentence}")
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    complain(f"note: {message}")
+    _show(str(message))
 
 
 class _Notes(logging.Handler):
-    """Shows what the package logs like its warnings."""
+    """Shows what the package logs like its notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(f"note: {record.getMessage()}")
+        _show(record.getMessage())

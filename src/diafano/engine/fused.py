@@ -5,7 +5,7 @@ layer, bias and residual; GEGLU with its linear layer; attention. A block comput
 unusual about it or its input: another number format or device, gradients, hooks, padding that is not of zeros.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diafano.engine import operations
 from diafano.engine.build import available
 from diafano.engine.devices import to_channels_last
+from diafano.engine.exclusive import exclusive
 from diafano.engine.memory import keep_freed_memory
 from diafano.engine.prepacked import prepacked
 from diafano.networks.conditioning import Conditioning, Told
@@ -43,9 +44,16 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
 
     Weights are read where they lie, in each call: they may change in between, and nothing is kept of them but the keys
     and values of the text that was read last. With or without the engine, weights get their layout first; small float32
-    networks are `prepacked`.
+    networks are `prepacked`. Other threads wait until they have the networks for themselves, see `exclusive`.
     """
-    to_channels_last(*networks)
+    with exclusive(*networks):
+        to_channels_last(*networks)
+        with _fused(networks), prepacked(*networks):
+            yield
+
+
+@contextmanager
+def _fused(networks: Sequence[nn.Module]) -> Iterator[None]:
     fused: list[nn.Module] = []
     known = Known()
     there = any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available()
@@ -62,8 +70,7 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
                 network.forward = told_network(network, known)  # type: ignore[method-assign]
                 fused.append(network)
     try:
-        with prepacked(*networks):
-            yield
+        yield
     finally:
         for block in fused:
             del block.forward

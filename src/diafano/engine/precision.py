@@ -4,7 +4,6 @@ float16 ends at 65504. Some networks go beyond for some inputs, v1's decoder amo
 infinite or NaN: a black picture. bfloat16 has float32's range, but less of it is left after a LoRA that is too strong.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.tileable import eager
 
@@ -76,10 +75,9 @@ class NanGuard:
 
     def _tell(self, dtype: torch.dtype) -> None:
         if not self._told:
-            warnings.warn(
+            note(
                 f"the {self.stage} gave NaN or infinity in {str(dtype).removeprefix('torch.')} and was run again in"
-                " float32: a dtype of float32, or bfloat16, spares the first try",
-                stacklevel=3,
+                " float32: a dtype of float32, or bfloat16, spares the first try"
             )
         self._told = True
 

@@ -4,7 +4,6 @@ A tile is a band of rows as wide as the picture; the result is that of the whole
 Half-precision networks that give NaN are run again in float32, see `engine.precision`.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -15,7 +14,7 @@ from torch import Tensor
 from diafano.engine import bands
 from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.networks.autoencoder import Autoencoder
 
 MAPS = 10
@@ -93,11 +92,9 @@ def _run(
                     f"memory is not enough for {picture} to be {done} as a whole: let it be done in tiles"
                 ) from None
         # Only here, outside of `except`, is the memory free again that the failed try held.
-        warnings.warn(
-            f"memory was not enough for {picture} to be {done} as a whole: it is {done} in tiles", stacklevel=4
-        )
+        note(f"memory was not enough for {picture} to be {done} as a whole: it is {done} in tiles")
     elif tiles is None:
-        warnings.warn(f"{picture} is {done} in tiles: the same picture in less memory", stacklevel=4)
+        note(f"{picture} is {done} in tiles: the same picture in less memory")
     try:
         return in_tiles()
     except Exception as error:

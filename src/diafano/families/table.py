@@ -1,10 +1,10 @@
 """Temporary."""
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 
+from diafano.errors import note
 from diafano.families.family import Family, Parts, TextPart
 from diafano.families.matching import check_parts_match
 from diafano.networks.conditioning import Conditioning
@@ -24,8 +24,8 @@ def _encode(
     part = texts["text_encoder"]
     skip = 1 if clip_skip is None else clip_skip
     if weighting is None:
-        if (note := cut_note(part.tokenizer, text)) is not None:
-            warnings.warn(note, stacklevel=2)
+        if (cut := cut_note(part.tokenizer, text)) is not None:
+            note(cut)
         device = next(part.encoder.parameters()).device
         return Conditioning(part.encoder(part.tokenizer([text]).to(device), skip))
     made: torch.Tensor = embed_prompt(text, part.tokenizer, part.encoder, skip=skip, weighting=weighting)

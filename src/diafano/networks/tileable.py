@@ -6,8 +6,9 @@ in no other thread. Norms and attention know no edges. The networks themselves a
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -80,9 +81,39 @@ def _conv2d(
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Inside, networks run as they are written: for what is rare, and not worth minutes of compiling anew."""
+    """Inside, networks run as they are written: for what is rare, and not worth minutes of compiling anew.
+
+    torch knows this of the process only: for as long as one thread is inside, all threads' networks run so.
+    """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    _eager.enter()
+    try:
         yield
+    finally:
+        _eager.leave()
+
+
+class _Eager:
+    """Begins when the first thread enters and ends when the last one leaves, in whatever order they do."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._lock = threading.Lock()
+        self._stance = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stance.close()
+
+
+_eager = _Eager()

@@ -1,10 +1,9 @@
 """Add-ons: what was added to a model after it was loaded, and what a picture records of it."""
 
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.networks.lora import Lora, Strength
 from diafano.text_encoder.lora_tags import (
     LoraTag,
@@ -46,7 +45,7 @@ class Addons:
     def loras_of(self, prompt: str) -> dict[str, tuple[Lora, Strength]]:
         """The LoRAs that a prompt names; the strengths of one that is named again are added up."""
         if unknown := unknown_tags(prompt):
-            warnings.warn(f"left out: {', '.join(unknown)}, only <lora:...> is known", stacklevel=3)
+            note(f"left out: {', '.join(unknown)}, only <lora:...> is known")
         found: dict[str, tuple[Lora, Strength]] = {}
         for tag in lora_tags(prompt):
             lora, before = found.get(tag.name, (None, Strength(0.0, 0.0)))
@@ -91,7 +90,7 @@ class Addons:
                 continue
             difference = f"has the hash {found} here and had {wanted}"
             if tag.name in insisted:
-                warnings.warn(f"the LoRA {tag.name} {difference}: it is another one", stacklevel=3)
+                note(f"the LoRA {tag.name} {difference}: it is another one")
             else:
                 lost.append(f"{tag} ({difference}: give the file to take, with --lora)")
                 prompt = without_loras(prompt, [tag.name])

@@ -1,12 +1,11 @@
 """What follows from a picture, or from the model, where a request leaves it open."""
 
 import secrets
-import warnings
 from collections.abc import Callable
 
 from PIL import Image
 
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.pictures.outpainting import SOFT_EDGE, read_sides
 from diafano.request.card import ModelCard
 from diafano.request.fast import with_level
@@ -46,7 +45,7 @@ def complete(prompt: str, settings: Settings, card: ModelCard, size_step: int) -
     if "schedule" not in given and (automatic or request.like or request.sampler != card.sampler):
         request = request.model_copy(update={"schedule": program.automatic(sampler)})
     if (difference := program.check(sampler)) is not None:
-        warnings.warn(difference, stacklevel=4)
+        note(difference)
     for option, value in request.sampler_options.items():
         if option not in sampler.options:
             raise UserError(

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,6 @@ from diafano.jobs.experiment.axes import read_axis
 from diafano.jobs.experiment.running import Inputs, run_experiment, weights_hash
 from diafano.pictures.files import read_parameters, read_picture
 from diafano.stable_diffusion import StableDiffusion
-
-
-@pytest.fixture(autouse=True)
-def _keep_showwarning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 def run(model: StableDiffusion, folder: Path, *axes: str, **settings: Any) -> list[float | None]:

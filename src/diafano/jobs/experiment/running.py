@@ -8,7 +8,6 @@ files may be renamed.
 import hashlib
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from diafano.errors import UserError
+from diafano.errors import UserError, collect_notes
 from diafano.files import slug, unused, write_text
 from diafano.jobs.experiment.axes import Axis, Cell, cells_of
 from diafano.jobs.experiment.sheet import sheet
@@ -140,8 +139,7 @@ def run_experiment(
 
 
 def _text(model: StableDiffusion, request: Request, inputs: Inputs) -> str:
-    with warnings.catch_warnings():  # they come when it is drawn
-        warnings.simplefilter("ignore")
+    with collect_notes():  # they come when it is drawn
         loras = model.addons.loras_of(request.prompt)
     return model.recorded(request, inputs.controls, loras)(request.batch_position)
 
