@@ -1,12 +1,14 @@
 """What can be asked for, and the one sentence for what cannot."""
 
 import math
+from typing import Any
 
 import pytest
 
-from diafano.errors import UserError
+from diafano.errors import UserError, collect_notes
 from diafano.request.card import ModelCard
 from diafano.request.request import Request, Settings, checked
+from diafano.stable_diffusion import StableDiffusion
 
 GOOD = {
     "prompt": "an apple",
@@ -88,3 +90,13 @@ def test_a_card_survives_json() -> None:
 
 def test_every_setting_of_a_request_can_be_given_by_name():
     assert set(Settings.__annotations__) - {"fast"} == set(Request.model_fields) - {"prompt"}
+
+
+@pytest.mark.parametrize(
+    ("guidance", "like", "told"),
+    [(0.5, None, True), ((7, 0), None, True), (0, "a1111", True), (0.5, "diffusers", False), (1, None, False)],
+)
+def test_guidance_below_1_is_told(tiny_model: StableDiffusion, guidance: Any, like: str | None, told: bool) -> None:
+    with collect_notes() as notes:
+        tiny_model.request("a fox", guidance=guidance, like=like)
+    assert any("leads away from the prompt" in said for said in notes) == told

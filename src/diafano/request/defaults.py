@@ -46,6 +46,12 @@ def complete(prompt: str, settings: Settings, card: ModelCard, size_step: int) -
         request = request.model_copy(update={"schedule": program.automatic(sampler)})
     if (difference := program.check(sampler)) is not None:
         note(difference)
+    numbers = request.guidance if isinstance(request.guidance, tuple) else (request.guidance,)
+    if min(numbers) < 1 and not program.guides_above_1:
+        note(
+            f"guidance {min(numbers):g} leads away from the prompt, towards the negative one, which stands alone at 0:"
+            " use 1 for the prompt alone, more to follow it more strictly"
+        )
     for option, value in request.sampler_options.items():
         if option not in sampler.options:
             raise UserError(
