@@ -96,11 +96,6 @@ class Row:
         """What a word is read as: on a command line, in a picture's text."""
         return str if str in self.types else next((kind for kind in (bool, int, float) if kind in self.types), str)
 
-    @property
-    def decides(self) -> bool:
-        """Whether leaving it out and saying no are two things, as of what is otherwise decided by itself."""
-        return self.typed is not bool or NoneType in get_args(self.info.annotation)
-
     def read(self, text: Text, said: str) -> Any:
         """The value that stands in a picture's text. Raises ValueError or KeyError, see `Text.read`."""
         return self.typed(said) if text.read is None else text.read(said)
