@@ -23,6 +23,8 @@ class Settings(TypedDict, total=False):
     guidance_rescale: float | None
     eta: float | None
     s_churn: float | None
+    s_tmin: float | None
+    s_tmax: float | None
     s_noise: float | None
     variation_seed: int | None
     variation_strength: float | None

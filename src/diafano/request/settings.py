@@ -110,6 +110,12 @@ class SamplerOptions(Group):
         text="Sigma churn",
         api="s_churn",
     )
+    s_tmin: kind.Amount = setting(
+        "Sigma below which --s-churn does nothing. Default: 0.", "T", default=None, text="Sigma tmin", api="s_tmin"
+    )
+    s_tmax: kind.Amount = setting(
+        "Sigma above which --s-churn does nothing. Default: none.", "T", default=None, text="Sigma tmax", api="s_tmax"
+    )
     s_noise: kind.Amount = setting(
         "Factor on fresh noise, near 1. Default: 1.", "F", default=None, text="Sigma noise", api="s_noise"
     )
