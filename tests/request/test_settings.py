@@ -22,13 +22,14 @@ sys.path.insert(0, str(DOCS))
 
 import settings as script  # noqa: E402
 
-# serve.md, section 2.2: the fields of A1111's txt2img and img2img.
-A1111 = set(
-    "negative_prompt seed subseed subseed_strength sampler_name scheduler batch_size n_iter steps cfg_scale width height"
-    " tiling eta denoising_strength s_churn s_tmax s_tmin s_noise enable_hr hr_scale hr_upscaler hr_second_pass_steps"
-    " hr_resize_x hr_resize_y mask_blur inpainting_fill inpaint_full_res inpaint_full_res_padding"
-    " inpainting_mask_invert".split()
-)
+# Fields of A1111's txt2img and img2img.
+A1111 = {
+    *("negative_prompt", "seed", "subseed", "subseed_strength", "sampler_name", "scheduler", "batch_size", "n_iter"),
+    *("steps", "cfg_scale", "width", "height", "tiling", "eta", "s_churn", "s_tmax", "s_tmin", "s_noise"),
+    *("enable_hr", "hr_scale", "hr_upscaler", "hr_second_pass_steps", "hr_resize_x", "hr_resize_y"),
+    *("denoising_strength", "mask_blur", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding"),
+    "inpainting_mask_invert",
+}
 
 
 def test_the_table_needs_nothing_heavy() -> None:
@@ -74,7 +75,7 @@ def test_help_is_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
 def test_names_of_the_api_are_a1111s() -> None:
     named = {api for row in SETTINGS.values() for api in row.setting.api}
     assert {api for api in named if not api.startswith("override_settings.")} <= A1111
-    assert A1111 <= named
+    assert named >= A1111
 
 
 def test_no_two_settings_have_one_key_but_the_two_strengths() -> None:
@@ -127,8 +128,8 @@ def test_impossible_limits_of_churn_are_one_sentence(tiny_model: StableDiffusion
     with pytest.raises(UserError, match=r"s_tmin -1.* is not possible: give a number from 0 on"):
         tiny_model.request("a fox", sampler="euler", s_tmin=-1.0)
     with pytest.raises(
-        UserError, match="the sampler ddim has no s_tmax, but 1.0 was given: leave it out, or use euler"
+        UserError, match=r"the sampler ddim has no s_tmax, but 1\.0 was given: leave it out, or use euler"
     ):
         tiny_model.request("a fox", sampler="ddim", s_tmax=1.0)
-    with pytest.raises(UserError, match="s_tmin 2.0 is not below s_tmax 1.0"):
+    with pytest.raises(UserError, match=r"s_tmin 2\.0 is not below s_tmax 1\.0"):
         tiny_model.generate("a fox", sampler="euler", s_churn=1.0, s_tmin=2.0, s_tmax=1.0)
