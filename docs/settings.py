@@ -14,9 +14,21 @@ KEYWORDS = Path(__file__).parents[1] / "src/diafano/request/keywords.py"
 
 PAGE_HEAD = """# Every setting
 
-What can be said of a picture, to `diafano generate` (`--clip-skip 2`), to `model.generate` (`clip_skip=2`), and to
-`--vary`; how the text that a picture carries calls it, and A1111's API. Made from the table in
-`src/diafano/request/settings.py`.
+What can be said of a picture, on the command line and in Python; how the text that a picture carries calls it, and what
+A1111's API does. Made from the table in `src/diafano/request/settings.py`: a new setting is a row there, and the place
+where it acts.
+
+```sh
+diafano generate "a fox" --sampler heun --s-churn 20 --s-tmin 0.5 --clip-skip 2
+diafano generate "a fox" --vary clip-skip=1,2 --seed 3
+```
+
+```python
+import diafano
+
+model = diafano.load()
+model.generate("a fox", sampler="heun", s_churn=20.0, s_tmin=0.5, clip_skip=2)
+```
 """
 
 KEYWORDS_HEAD = '''\

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError, model_validator
 
 from diafano.errors import UserError
-from diafano.request import fields as kind
+from diafano.request.fields import Text
 from diafano.request.keywords import Settings
 from diafano.request.programs.table import find_program
 from diafano.request.settings import (
@@ -49,7 +49,7 @@ class Request(
     Its fields are in `request.settings`, with what each means, but for the prompt.
     """
 
-    prompt: kind.Text
+    prompt: Text
 
     @model_validator(mode="after")
     def _pictures_are_in_the_batch(self) -> Self:

@@ -5,7 +5,7 @@ docs/settings.md) is made from the rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 
 @dataclass(frozen=True)
-class Text:
+class TextKey:
     """How the text of a picture has a setting, in A1111's wording: ``key: value``."""
 
     key: str
@@ -37,8 +37,8 @@ class Setting:
     """What stands for the value there; None: it is a switch."""
     given: Any
     """The type of what may be given, where that is wider than the type of what is kept."""
-    texts: tuple[Text, ...]
-    """The first that a request writes is written, each that a picture has is read, the last one last."""
+    texts: tuple[TextKey, ...]
+    """Each is written where it says so, and each that a picture has is read: the last one holds."""
     api: tuple[str, ...]
     """What A1111's API (txt2img, img2img) calls it; several where they share what it says."""
     option: bool
@@ -52,14 +52,14 @@ def setting(
     help: str,
     metavar: str | None = None,
     *,
-    default: Any = ...,
+    default: Any = None,
     given: Any = None,
-    text: str | Text | tuple[Text, ...] = (),
+    text: str | TextKey | tuple[TextKey, ...] = (),
     api: str | tuple[str, ...] = (),
     option: bool = True,
 ) -> Any:
-    """The right side of a row, see `Setting`. Without a default the model's card, the program or chance fills it in."""
-    texts = (Text(text),) if isinstance(text, str) else (text,) if isinstance(text, Text) else text
+    """The right side of a row, see `Setting`. A `default` of ``...``: the model's card or chance fills it in."""
+    texts = (TextKey(text),) if isinstance(text, str) else (text,) if isinstance(text, TextKey) else text
     said = Setting(help, metavar, given, texts, (api,) if isinstance(api, str) else api, option)
     return Field(default, json_schema_extra=said)
 
@@ -83,21 +83,21 @@ class Row:
     group: type[Group]
     info: FieldInfo
     setting: Setting
-    types: tuple[Any, ...] = field(init=False)
-    """What may be given, besides None."""
 
-    def __post_init__(self) -> None:
+    @property
+    def types(self) -> tuple[Any, ...]:
+        """What may be given, besides None."""
         given = self.info.annotation if self.setting.given is None else self.setting.given
         members = get_args(given) if get_origin(given) in (UnionType, Union) else (given,)
-        object.__setattr__(self, "types", tuple(kind for kind in members if kind is not NoneType))
+        return tuple(kind for kind in members if kind is not NoneType)
 
     @property
     def typed(self) -> type:
         """What a word is read as: on a command line, in a picture's text."""
         return str if str in self.types else next((kind for kind in (bool, int, float) if kind in self.types), str)
 
-    def read(self, text: Text, said: str) -> Any:
-        """The value that stands in a picture's text. Raises ValueError or KeyError, see `Text.read`."""
+    def read(self, text: TextKey, said: str) -> Any:
+        """The value that stands in a picture's text. Raises ValueError or KeyError, see `TextKey.read`."""
         return self.typed(said) if text.read is None else text.read(said)
 
 

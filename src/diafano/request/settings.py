@@ -18,9 +18,32 @@ from pydantic import model_validator
 
 from diafano.errors import UserError
 from diafano.pictures.sides import Sides
-from diafano.request import fields as kind
+from diafano.request.fields import (
+    Amount,
+    Count,
+    MaskedContent,
+    Outpaint,
+    ProgramName,
+    SamplerName,
+    ScheduleName,
+    Seed,
+    SeedOrNone,
+    Share,
+    ShareOrNone,
+    Size,
+    Steps,
+    StepsOrNone,
+    Text,
+    Tileable,
+    UpscalerName,
+    number,
+    sampler_label,
+    schedule_label,
+    switch,
+    whole,
+)
 from diafano.request.guidance import GuidanceOfSteps, Interval, first_guidance, guidance_schedule, interval_text
-from diafano.request.rows import Group, Row, Text, rows_of, setting
+from diafano.request.rows import Group, Row, TextKey, rows_of, setting
 
 HIRES_STRENGTH = 0.7
 """A1111's: a latent that was enlarged is blurred, and less would leave it so."""
@@ -36,33 +59,31 @@ def _edges(size: tuple[int, int] | None) -> str | None:
 class Picture(Group):
     title = "What is drawn"
 
-    negative: kind.Text = setting(
-        "What the picture does not show.", "TEXT", default="", given=str, api="negative_prompt"
+    negative: Text = setting("What the picture does not show.", "TEXT", default="", given=str, api="negative_prompt")
+    seed: Seed = setting(
+        "Picture i uses seed N + i. Default: drawn by chance and printed.", "N", default=..., text="Seed", api="seed"
     )
-    seed: kind.Seed = setting(
-        "Picture i uses seed N + i. Default: drawn by chance and printed.", "N", text="Seed", api="seed"
-    )
-    size: kind.Size = setting(
+    size: Size = setting(
         "Width and height in pixels. Default: the model's own.",
         "WxH",
         given=tuple[int, int] | str,
-        text=Text("Size", write=_edges),
+        default=...,
+        text=TextKey("Size", write=_edges),
         api=("width", "height"),
     )
-    count: kind.Count = setting("How many pictures. Default: 1.", "N", default=1, api=("batch_size", "n_iter"))
-    clip_skip: Annotated[int, kind.whole(1, says="a whole number from 1, the last layer, on")] = setting(
+    count: Count = setting("How many pictures. Default: 1.", "N", default=1, api=("batch_size", "n_iter"))
+    clip_skip: Annotated[int, whole(1, says="a whole number from 1, the last layer, on")] = setting(
         "Layer of the text encoder to read, from the end; 1 is the last. Default: 1.",
         "N",
         default=1,
-        text=Text("Clip skip", read=lambda said: int(said) or 1),  # some programs say 0 of the last layer
+        text=TextKey("Clip skip", read=lambda said: int(said) or 1),  # some programs say 0 of the last layer
         api="override_settings.CLIP_stop_at_last_layers",
     )
-    tileable: kind.Tileable = setting(
+    tileable: Tileable = setting(
         "Let the picture continue at its opposite edge, for tiles of a pattern: both, x, y or no. Default: no.",
         "AXES",
-        default=None,
         given=bool | str,
-        text=Text(
+        text=TextKey(
             "Tiling",
             read=lambda said: {"true": "both", "false": None, "both": "both", "x": "x", "y": "y"}[said.lower()],
             write=lambda axes: True if axes == "both" else axes,
@@ -74,19 +95,21 @@ class Picture(Group):
 class StepSettings(Group):
     title = "Steps"
 
-    steps: kind.Steps = setting(
-        "Steps from noise to picture. Default: the model's own.", "N", text="Steps", api="steps"
+    steps: Steps = setting(
+        "Steps from noise to picture. Default: the model's own.", "N", default=..., text="Steps", api="steps"
     )
-    sampler: kind.SamplerName = setting(
+    sampler: SamplerName = setting(
         "One of those that `diafano samplers` lists. Default: the model's own.",
         "S",
-        text=Text("Sampler", write=kind.sampler_label),
+        default=...,
+        text=TextKey("Sampler", write=sampler_label),
         api="sampler_name",
     )
-    schedule: kind.ScheduleName = setting(
+    schedule: ScheduleName = setting(
         "Spacing of the steps, see `diafano samplers`. Default: the sampler's own.",
         "S",
-        text=Text("Schedule type", write=kind.schedule_label),
+        default=...,
+        text=TextKey("Schedule type", write=schedule_label),
         api="scheduler",
     )
 
@@ -96,29 +119,22 @@ class SamplerOptions(Group):
 
     title = "Fresh noise, for samplers that have the choice"
 
-    eta: Annotated[float | None, kind.number(0, 1)] = setting(
+    eta: Annotated[float | None, number(0, 1)] = setting(
         "Share of fresh noise in each step, 0 to 1. Default: the sampler's own.",
         "E",
-        default=None,
-        text=(Text("Eta"), Text("Eta DDIM", when=lambda said: False)),
+        text=(TextKey("Eta"), TextKey("Eta DDIM", when=lambda said: False)),
         api="eta",
     )
-    s_churn: kind.Amount = setting(
-        "Fresh noise before each step, summed over the run. Default: none.",
-        "C",
-        default=None,
-        text="Sigma churn",
-        api="s_churn",
+    s_churn: Amount = setting(
+        "Fresh noise before each step, summed over the run. Default: none.", "C", text="Sigma churn", api="s_churn"
     )
-    s_tmin: kind.Amount = setting(
-        "Sigma below which --s-churn does nothing. Default: 0.", "T", default=None, text="Sigma tmin", api="s_tmin"
+    s_tmin: Amount = setting(
+        "Sigma below which --s-churn does nothing. Default: 0.", "T", text="Sigma tmin", api="s_tmin"
     )
-    s_tmax: kind.Amount = setting(
-        "Sigma above which --s-churn does nothing. Default: none.", "T", default=None, text="Sigma tmax", api="s_tmax"
+    s_tmax: Amount = setting(
+        "Sigma above which --s-churn does nothing. Default: none.", "T", text="Sigma tmax", api="s_tmax"
     )
-    s_noise: kind.Amount = setting(
-        "Factor on fresh noise, near 1. Default: 1.", "F", default=None, text="Sigma noise", api="s_noise"
-    )
+    s_noise: Amount = setting("Factor on fresh noise, near 1. Default: 1.", "F", text="Sigma noise", api="s_noise")
 
 
 class GuidanceSettings(Group):
@@ -129,20 +145,20 @@ class GuidanceSettings(Group):
         " model's own.",
         "G[:G]",
         given=float | str | Sequence[float],
+        default=...,
         text=(
-            Text("CFG scale", read=float, write=first_guidance),
-            Text("Guidance schedule", write=guidance_schedule),
+            TextKey("CFG scale", read=float, write=first_guidance),
+            TextKey("Guidance schedule", write=guidance_schedule),
         ),
         api="cfg_scale",
     )
     guidance_interval: Interval = setting(
         "Shares of the steps from which and up to which there is guidance: 0.2,0.8.",
         "A,B",
-        default=None,
         given=tuple[float, float] | str,
-        text=Text("Guidance interval", write=interval_text),
+        text=TextKey("Guidance interval", write=interval_text),
     )
-    guidance_rescale: kind.Share = setting(
+    guidance_rescale: Share = setting(
         "How far to undo what guidance does to the picture's contrast, 0 to 1. Default: 0.",
         "R",
         default=0.0,
@@ -155,18 +171,16 @@ class Variation(Group):
 
     title = "Variations"
 
-    variation_seed: kind.SeedOrNone = setting(
+    variation_seed: SeedOrNone = setting(
         "Second seed, which picture i of variations adds i to. Default: by chance.",
         "N",
-        default=None,
-        text=Text("Variation seed", when=lambda said: said.varies),
+        text=TextKey("Variation seed", when=lambda said: said.varies),
         api="subseed",
     )
-    variation_strength: kind.ShareOrNone = setting(
+    variation_strength: ShareOrNone = setting(
         "How far the start noise goes from --seed's (0) to --variation-seed's (1).",
         "S",
-        default=None,
-        text=Text("Variation seed strength", when=lambda said: said.varies),
+        text=TextKey("Variation seed strength", when=lambda said: said.varies),
         api="subseed_strength",
     )
 
@@ -187,14 +201,13 @@ class ImageToImage(Group):
     title = "Drawing over a picture"
     picture = True
 
-    strength: kind.ShareOrNone = setting(
+    strength: ShareOrNone = setting(
         "How much of that picture goes, 0 to 1. Default: 0.75.",
         "S",
-        default=None,
         text="Denoising strength",
         api="denoising_strength",
     )
-    mask_blur: Annotated[float, kind.number(0, 256, "pixels, ")] = setting(
+    mask_blur: Annotated[float, number(0, 256, "pixels, ")] = setting(
         "Pixels over which the mask's edge fades out. Default: 0, outpainting 4.",
         "PIXELS",
         default=0.0,
@@ -204,10 +217,10 @@ class ImageToImage(Group):
     invert_mask: bool = setting(
         "Draw anew what is black in the mask.",
         default=False,
-        text=Text("Mask mode", lambda said: said == "Inpaint not masked", lambda _: "Inpaint not masked"),
+        text=TextKey("Mask mode", lambda said: said == "Inpaint not masked", lambda _: "Inpaint not masked"),
         api="inpainting_mask_invert",
     )
-    masked_content: kind.MaskedContent = setting(
+    masked_content: MaskedContent = setting(
         "What is inside the mask before it is drawn over: original, fill (the colours around it), latent-noise or"
         " latent-nothing. Default: original.",
         "KIND",
@@ -219,22 +232,21 @@ class ImageToImage(Group):
     only_masked: bool = setting(
         "Draw the surroundings of the mask alone at full size, and put them back.",
         default=False,
-        text=Text("Inpaint area", lambda said: said == "Only masked", lambda _: "Only masked"),
+        text=TextKey("Inpaint area", lambda said: said == "Only masked", lambda _: "Only masked"),
         api="inpaint_full_res",
     )
-    mask_padding: Annotated[int, kind.whole(0, 2048, "pixels, a whole number from 0 to 2048")] = setting(
+    mask_padding: Annotated[int, whole(0, 2048, "pixels, a whole number from 0 to 2048")] = setting(
         "Pixels around the mask that --only-masked shows the model. Default: 32.",
         "PIXELS",
         default=32,
-        text=Text("Masked area padding", when=lambda said: said.only_masked),
+        text=TextKey("Masked area padding", when=lambda said: said.only_masked),
         api="inpaint_full_res_padding",
     )
-    outpaint: kind.Outpaint = setting(
+    outpaint: Outpaint = setting(
         "Pixels to add on each side of the picture, such as left=64,top=32 or all=64.",
         "SIDE=PIXELS,...",
-        default=None,
         given=str | Mapping[str, int] | Sides,
-        text=Text("Outpaint", write=str),  # our own name: A1111 has none
+        text=TextKey("Outpaint", write=str),  # our own name: A1111 has none
     )
 
 
@@ -244,41 +256,38 @@ class Hires(Group):
     title = "A second pass at high resolution"
     picture = False
 
-    hires: Annotated[float | None, kind.number(1, 32)] = setting(
+    hires: Annotated[float | None, number(1, 32)] = setting(
         "Draw the picture again so many times larger, over what was drawn first.",
         "FACTOR",
-        default=None,
         text="Hires upscale",
         api=("enable_hr", "hr_scale"),
     )
-    hires_size: kind.Size | None = setting(
+    hires_size: Size | None = setting(
         "Width and height of that, instead of a factor.",
         "WxH",
-        default=None,
         given=tuple[int, int] | str,
-        text=Text("Hires resize", write=_edges),
+        text=TextKey("Hires resize", write=_edges),
         api=("enable_hr", "hr_resize_x", "hr_resize_y"),
     )
-    hires_steps: kind.StepsOrNone = setting(
+    hires_steps: StepsOrNone = setting(
         "Its steps. Default: as many as the first.",
         "N",
-        default=None,
-        text=Text("Hires steps", read=lambda said: int(said) or None),
+        text=TextKey("Hires steps", read=lambda said: int(said) or None),
         api="hr_second_pass_steps",
     )
-    hires_strength: kind.Share = setting(
+    hires_strength: Share = setting(
         "How much of the first picture goes, 0 to 1. Default: 0.7.",
         "S",
         default=HIRES_STRENGTH,
-        text=Text("Denoising strength", when=lambda said: said.has_second_pass),
+        text=TextKey("Denoising strength", when=lambda said: said.has_second_pass),
         api="denoising_strength",
     )
-    hires_upscaler: kind.UpscalerName = setting(
+    hires_upscaler: UpscalerName = setting(
         "How the first picture is made larger: latent, latent-antialiased, latent-bicubic,"
         " latent-bicubic-antialiased, latent-nearest, latent-nearest-exact, lanczos or nearest. Default: latent.",
         "NAME",
         default="Latent",
-        text=Text("Hires upscaler", when=lambda said: said.has_second_pass),
+        text=TextKey("Hires upscaler", when=lambda said: said.has_second_pass),
         api="hr_upscaler",
     )
 
@@ -302,15 +311,14 @@ class Hires(Group):
 class SpeedAndMemory(Group):
     title = "Speed and memory"
 
-    deep_cache: Annotated[int, kind.whole(1, says="a whole number from 1, off, on")] = setting(
+    deep_cache: Annotated[int, whole(1, says="a whole number from 1, off, on")] = setting(
         "Run the UNet's deep levels in one of so many steps. Default: 1, in every step.",
         "N",
         default=1,
         text="Deep cache",
     )
-    tiles: Annotated[bool | None, kind.switch()] = setting(
-        "Decode the picture in tiles, or never: it is the same, in less memory. Default: where it is large.",
-        default=None,
+    tiles: Annotated[bool | None, switch()] = setting(
+        "Decode the picture in tiles, or never: it is the same, in less memory. Default: where it is large."
     )
 
 
@@ -319,9 +327,7 @@ class Level(Group):
 
     title = SpeedAndMemory.title
 
-    fast: int | None = setting(
-        "Faster and less exact, from level 1 to 3: docs/fast.md. Default: 0, exact.", "LEVEL", default=None
-    )
+    fast: int | None = setting("Faster and less exact, from level 1 to 3: docs/fast.md. Default: 0, exact.", "LEVEL")
 
 
 class OtherProgram(Group):
@@ -329,33 +335,30 @@ class OtherProgram(Group):
 
     title = "Drawing like another program"
 
-    like: kind.ProgramName = setting(
+    like: ProgramName = setting(
         "Program that draws this very picture of the same settings: diffusers, a1111 or comfyui.",
         "PROGRAM",
-        default=None,
         text="Like",
     )
     rng: Literal["CPU", "GPU"] | None = setting(
         "The generator of all noise, CPU or GPU, where it is not the program's (A1111's setting of that name).",
         "NAME",
-        default=None,
         given=str,
-        text=Text("RNG", read=lambda said: GENERATOR[said.upper()]),
+        text=TextKey("RNG", read=lambda said: GENERATOR[said.upper()]),
         api="override_settings.randn_source",
         option=False,
     )
-    batch_size: Annotated[int | None, kind.whole(1)] = setting(
+    batch_size: Annotated[int | None, whole(1)] = setting(
         "Pictures of the whole batch, if not only COUNT; it matters where one generator draws for all (ComfyUI).",
         "N",
-        default=None,
         text="Batch size",
         option=False,
     )
-    batch_position: Annotated[int, kind.whole(0)] = setting(
+    batch_position: Annotated[int, whole(0)] = setting(
         "Place, from 0, of the first of the COUNT pictures in that batch; picture i uses seed N + place + i.",
         "N",
         default=0,
-        text=Text("Batch pos", when=lambda said: said.batch_size is not None),
+        text=TextKey("Batch pos", when=lambda said: said.batch_size is not None),
         option=False,
     )
 
