@@ -48,7 +48,8 @@ lint: $(VENV)/.dev ## check style and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.package $(ADDONS)/sepia $(ADDONS)/silhouettes.safetensors ## draw all pictures in docs again, with the commands that are printed above them
+docs: $(VENV)/.package $(ADDONS)/sepia $(ADDONS)/silhouettes.safetensors ## draw all pictures in docs again, with the commands printed above them, and write what scripts write
+	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/draw.py
 	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/autoencoder.py

@@ -13,7 +13,7 @@ from PIL import Image
 import diafano
 from diafano.cli import generate as cli_generate
 from diafano.cli import main as cli
-from diafano.cli.generate import name_files
+from diafano.cli.targets import name_files
 from diafano.engine import devices
 from diafano.errors import UserError
 from diafano.files import slug

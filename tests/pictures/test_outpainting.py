@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from diafano.errors import UserError
-from diafano.pictures.outpainting import Sides, enlarged, read_sides
+from diafano.pictures.outpainting import enlarged
+from diafano.pictures.sides import Sides, read_sides
 
 
 @pytest.mark.parametrize(

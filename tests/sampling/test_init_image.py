@@ -18,8 +18,9 @@ from diafano.cli import main as cli
 from diafano.errors import UserError
 from diafano.networks.unet import UNet
 from diafano.pictures.masks import filled, softened, window_around
-from diafano.pictures.outpainting import enlarged, read_sides
+from diafano.pictures.outpainting import enlarged
 from diafano.pictures.pixels import to_picture
+from diafano.pictures.sides import read_sides
 from diafano.request.fields import MASKED_CONTENT
 from diafano.sampling.init_image import InitImage, encode_init_image
 from diafano.stable_diffusion import StableDiffusion

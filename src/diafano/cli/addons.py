@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
 
 from diafano.errors import UserError
 
@@ -17,11 +19,34 @@ if TYPE_CHECKING:
 class ControlOptions:
     """ControlNets and their pictures, as they were typed; of each of the lists one for each network, or one for all."""
 
-    networks: Sequence[Path] = ()
-    pictures: Sequence[Path] = ()
-    strengths: Sequence[float] = ()
-    starts: Sequence[float] = ()
-    ends: Sequence[float] = ()
+    title: ClassVar[str] = "ControlNets"
+
+    networks: Annotated[
+        list[Path],
+        typer.Option("--control", help="ControlNet, diffusers' folder or a file; may be repeated.", metavar="SOURCE"),
+    ] = field(default_factory=list)
+    pictures: Annotated[
+        list[Path],
+        typer.Option(
+            "--control-image",
+            help="Picture that the ControlNet is to follow: edges, a pose, what it knows.",
+            metavar="PICTURE",
+        ),
+    ] = field(default_factory=list)
+    strengths: Annotated[
+        list[float],
+        typer.Option("--control-strength", help="How strongly the ControlNet acts. Default: 1.", metavar="S"),
+    ] = field(default_factory=list)
+    starts: Annotated[
+        list[float],
+        typer.Option("--control-start", help="Share of the steps before it acts. Default: 0.", metavar="SHARE"),
+    ] = field(default_factory=list)
+    ends: Annotated[
+        list[float],
+        typer.Option(
+            "--control-end", help="Share of the steps after which it acts no more. Default: 1.", metavar="SHARE"
+        ),
+    ] = field(default_factory=list)
 
     def controls(
         self, model: "StableDiffusion", recorded: Mapping[str, str], *, allow_partial: bool
@@ -85,15 +110,38 @@ class ControlOptions:
 
 @dataclass(frozen=True)
 class AddonOptions:
-    """As they were typed."""
+    """What is added to the model, as it was typed."""
 
-    lora: Sequence[str] = ()
-    """Files, each with ":strength" behind it or without."""
-    lora_dir: Sequence[Path] = ()
-    embedding: Sequence[Path] = ()
-    vae: Path | None = None
-    control: ControlOptions = ControlOptions()
-    allow_partial: bool = False
+    title: ClassVar[str] = "Add-ons"
+
+    lora: Annotated[
+        list[str],
+        typer.Option(help="LoRA file, and its strength if that is not 1; may be repeated.", metavar="FILE[:S]"),
+    ] = field(default_factory=list)
+    lora_dir: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folder of the LoRAs that a prompt names, as in <lora:name:0.8>; may be repeated.", metavar="FOLDER"
+        ),
+    ] = field(default_factory=list)
+    embedding: Annotated[
+        list[Path],
+        typer.Option(
+            help="File of a textual inversion, or folder of them: words that the prompts may then have; may be"
+            " repeated.",
+            metavar="FILE_OR_FOLDER",
+        ),
+    ] = field(default_factory=list)
+    vae: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another autoencoder: diffusers' folder of one, or of a model, or an original file.", metavar="SOURCE"
+        ),
+    ] = None
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Apply an add-on even if the model has no place for some of it.")
+    ] = False
+    control: ControlOptions = field(default_factory=ControlOptions)
 
     @property
     def lora_names(self) -> set[str]:
@@ -120,23 +168,6 @@ class AddonOptions:
         for path, strength in map(with_strength, self.lora):
             prompt = with_tag(prompt, path.stem, strength)
         return prompt
-
-
-def addon_options(options: Mapping[str, Any]) -> AddonOptions:
-    """Those of the command's options that add something."""
-
-    def several(name: str) -> Sequence[Any]:
-        return options[name] or []
-
-    control = ControlOptions(
-        several("control"),
-        several("control_image"),
-        several("control_strength"),
-        several("control_start"),
-        several("control_end"),
-    )
-    kept = several("lora"), several("lora_dir"), several("embedding")
-    return AddonOptions(*kept, options["vae"], control, options["allow_partial"])
 
 
 def with_strength(typed: str) -> tuple[Path, float | None]:

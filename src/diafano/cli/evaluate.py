@@ -1,9 +1,45 @@
 """`diafano evaluate`: draw, judge, print, and put the pictures on a sheet."""
 
-import json
 from collections.abc import Mapping
+from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from diafano.cli import options as option
+from diafano.cli.progress import bar
+
+
+def command(
+    model: option.Model = None,
+    prompts: Annotated[int, typer.Option(help="How many prompts to draw.", metavar="N")] = 200,
+    steps: Annotated[int | None, typer.Option(help="Steps a picture. Default: the model's own.", metavar="N")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance. Default: the model's own.", metavar="G")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampler. Default: the model's own.", metavar="S")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the prompts and their noise.", metavar="N")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Also write the pictures, marked pass or fail.", metavar="FILE")
+    ] = None,
+    dtype: option.DType = "auto",
+    device: option.Device = "auto",
+    revision: option.Revision = None,
+) -> None:
+    """Draw prompts that training never saw and judge whether the pictures show them.
+
+    Scores single objects, two objects, counting, colour, position, background and colour binding. The judge shares no
+    weights with the model; its own accuracy on true scenes is printed beside.
+    """
+    run(
+        source=model,
+        prompts=prompts,
+        settings={"steps": steps, "guidance": guidance, "sampler": sampler},
+        seed=seed,
+        as_json=json,
+        grid=grid,
+        loading={"device": device, "dtype": dtype, "revision": revision},
+    )
 
 
 def run(
@@ -21,14 +57,7 @@ def run(
     `settings` are steps, guidance and sampler; None is the model's own. `loading` are options of `diafano.load`.
     Raises UserError for what cannot be done, as far as possible before anything is drawn.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("loading the model", total=None)
-
+    with bar() as progress:
         import diafano
         from diafano.evaluation.gallery import gallery
         from diafano.evaluation.judge import Judge
@@ -41,7 +70,7 @@ def run(
         judge = Judge.shipped()
         list(held_out_prompts(judge.objects, prompts, seed))  # complains of impossible numbers
         model = diafano.load(source, **loading)
-        progress.update(bar, description="drawing", total=prompts)
+        progress.begin("drawing", prompts)
         result = evaluate(
             model,
             judge,
@@ -50,9 +79,9 @@ def run(
             seed=seed,
             settings=settings,
             objects=model.card.objects,
-            on_picture=lambda: progress.advance(bar),
+            on_picture=progress.advance,
         )
 
     if grid is not None:
         save_picture(gallery(result), grid)
-    print(json.dumps(result.as_json(), indent=2) if as_json else result.table())
+    print(dumps(result.as_json(), indent=2) if as_json else result.table())

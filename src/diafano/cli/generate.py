@@ -1,158 +1,185 @@
 """`diafano generate`: a prompt, or a picture that remembers its own, becomes picture files."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+import typer
+
+from diafano.cli.addons import AddonOptions
+from diafano.cli.experiment import ExperimentOptions
+from diafano.cli.options import Loading
+from diafano.cli.progress import Bar, bar
+from diafano.cli.targets import Targets
 from diafano.engine.memory import starting
-from diafano.files import slug, unused
+from diafano.errors import UserError, note
+from diafano.request.keywords import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
     from torch import Tensor
 
-    from diafano.cli.addons import AddonOptions
-    from diafano.explain.preview import Preview
+    from diafano.explain.filmstrip import Filmstrip
     from diafano.request.recorded import Recorded
-    from diafano.request.request import Request, Settings
+    from diafano.request.request import Request
+    from diafano.sampling.control import Control
+    from diafano.sampling.init_image import InitImage
     from diafano.stable_diffusion import StableDiffusion
 
 
 @dataclass(frozen=True)
-class PreviewOptions:
-    """Where previews go, and how they are made, as it was typed."""
+class PictureFiles:
+    """Pictures to draw over."""
 
-    path: Path | None = None
-    every: int | None = None
-    decoder: Path | None = None
+    title: ClassVar[str] = "Drawing over a picture"
 
-    def check(self) -> None:
-        """Raises UserError for what can be told to be wrong before a model is there."""
-        from diafano.errors import UserError
-        from diafano.pictures.files import check_target
-
-        if self.path is not None:
-            check_target(self.path)
-        elif self.every is not None or self.decoder is not None:
-            raise UserError("there is no preview to make: give --preview FILE, or leave out what else is said of it")
-
-    def preview(self, model: "StableDiffusion", *, embedded: bool) -> "Preview | None":
-        """What `on_step` calls; the `embedded` model has a tiny decoder of its own."""
-        if self.path is None:
-            return None
-        from diafano.checkpoints.tiny_decoder import load_tiny_decoder
-        from diafano.explain.preview import Preview
-
-        tiny = self.decoder is not None or embedded
-        decoder = load_tiny_decoder(self.decoder, model) if tiny else None
-        return Preview(model, self.path, every=self.every, decoder=decoder)
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to draw over. Its size is taken, or the nearest.", metavar="PICTURE")
+    ] = None
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Picture of its size, white where it is drawn anew, black elsewhere.", metavar="PICTURE"),
+    ] = None
 
 
-def generate(
-    prompt: str | None,
-    *,
-    settings: "Settings",
-    redrawn: Path | None,
-    source: str | None,
-    loading: Mapping[str, Any],
-    output: Path,
-    grid: Path | None,
-    filmstrip: Path | None,
-    previews: PreviewOptions,
-    addons: "AddonOptions",
-    image: Path | None = None,
-    mask: Path | None = None,
-    vary: Sequence[str] = (),
-    prompts: Path | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Everything that can be typed."""
+
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the picture shows.", metavar="[PROMPT]", show_default=False)
+    ] = None
+    redrawn: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Draw this picture again, from the settings in its file (diafano's, A1111's); what else is said here"
+            " overrides them.",
+            metavar="PICTURE",
+        ),
+    ] = None
+    settings: Settings = field(default_factory=Settings)
+    pictures: PictureFiles = field(default_factory=PictureFiles)
+    targets: Targets = field(default_factory=Targets)
+    experiment: ExperimentOptions = field(default_factory=ExperimentOptions)
+    loading: Loading = field(default_factory=Loading)
+    addons: AddonOptions = field(default_factory=AddonOptions)
+
+
+def command(options: Options) -> None:
+    """Draw pictures from a text, or draw a picture again.
+
+    The names of the files written go to standard output, progress and the seed to standard error. Each picture
+    carries its settings: in PNG the text chunk `parameters`, in JPEG and WebP the EXIF user comment.
+    """
+    generate(options)
+
+
+def generate(options: Options) -> None:
     """Draw the pictures, write them and print their names.
 
-    `settings` are those of `StableDiffusion.request`, `loading` those of `diafano.load`. What is None in them, and the
-    prompt, come from the picture `redrawn` if there is one. `image` and `mask` are pictures to draw over. What is to
-    `vary`, and a file of `prompts`, make an experiment of it, see `cli.experiment`.
+    What is None in the settings, and the prompt, come from the picture `redrawn` if there is one. Raises UserError for
+    what cannot be done, as far as possible before anything is drawn.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("loading the model", total=None)
-
+    with bar() as progress:
         with starting():
             import diafano
-            from diafano.errors import UserError
-            from diafano.explain.filmstrip import Filmstrip
-            from diafano.pictures.files import check_target, read_picture, save_picture
-            from diafano.pictures.pixels import grid as in_grid
-            from diafano.request.recorded import with_overrides, without_picture
+            from diafano.pictures.files import read_picture
 
-        axes = []
-        if vary or prompts is not None:
-            from diafano.cli import experiment as cli_experiment
-            from diafano.jobs.experiment.running import Inputs
-
-            axes = cli_experiment.axes(vary, prompts, prompt, [grid, filmstrip, previews.path])
-            output = cli_experiment.folder(output)
-        elif prompt is None and redrawn is None:
+        targets, addons = options.targets, options.addons
+        axes = options.experiment.axes(options.prompt, targets)
+        if not axes and options.prompt is None and options.redrawn is None:
             raise UserError("there is nothing to draw: give a PROMPT, or a picture to draw again with --from")
-        # Before the work, because nobody wants to hear after it that there is no such folder.
-        if not axes and not output.is_dir():
-            check_target(output)
-        for sheet in (grid, filmstrip):
-            if sheet is not None:
-                check_target(sheet)
-        previews.check()
-
-        recorded = None if redrawn is None else _recorded(redrawn)
-        if recorded is not None:
-            recorded = without_picture(recorded) if image is None else recorded
-            settings = with_overrides(recorded, settings)
-        over, painted = (None if path is None else read_picture(path) for path in (image, mask))
+        folder = options.experiment.folder(targets.output) if axes else None
+        targets.check(pictures=folder is None)
+        recorded, settings = restored(options)
+        files = options.pictures
+        image, mask = (None if path is None else read_picture(path) for path in (files.image, files.mask))
         with starting():
-            model = diafano.load(source, **loading, **addons.loading())
+            model = diafano.load(options.loading.model, **options.loading.arguments(), **addons.loading())
         was = {} if recorded is None else recorded.addons
         controls, lost = addons.control.controls(model, was, allow_partial=addons.allow_partial)
-        if recorded is not None:
-            prompt = _honoured(recorded, prompt, model, addons, lost)
-        if axes:
-            same = Inputs(over, painted, controls)
-            cli_experiment.run(model, prompt, axes, output, same, addons.tagged, settings, progress, bar)
+        prompt = options.prompt if recorded is None else prompt_again(recorded, options, model, lost)
+        if folder is not None:
+            from diafano.jobs.experiment.running import Inputs
+
+            inputs = Inputs(image, mask, controls)
+            options.experiment.run(model, prompt, axes, folder, inputs, addons.tagged, settings, progress)
             return
         assert prompt is not None
         prompt = addons.tagged(prompt)
-        request, start = model.prepare(prompt, image=over, mask=painted, **settings)
-        plan = model.plan(request)
+        request, start = model.prepare(prompt, image=image, mask=mask, **settings)
         _tell_of_chunks(model, request)
-        strip = None if filmstrip is None else Filmstrip(model, plan.steps)
-        preview = previews.preview(model, embedded=source is None and addons.vae is None)
+        pictures, strip = drawn(options, model, request, start, controls, progress)
 
-        def on_step(step: int, sigma: float, noisy: "Tensor", clean: "Tensor") -> None:
-            progress.advance(bar)
-            for watching in (strip, preview):
-                if watching is not None:
-                    watching(step, sigma, noisy, clean)
-
-        progress.update(bar, description="drawing", total=plan.steps * len(plan.batches))
-        pictures = model.draw(request, on_step, start, controls)
-
-    paths = name_files(output, prompt, _seeds(request))
-    for path, picture in zip(paths, pictures, strict=True):
-        save_picture(picture, path)
-        print(path)
-    if grid is not None:
-        save_picture(in_grid(pictures), grid, pictures[0].info.get("parameters"))
-        print(grid)
-    if filmstrip is not None and strip is not None:
-        save_picture(strip.picture(), filmstrip, pictures[0].info.get("parameters"))
-        print(filmstrip)
-    if previews.path is not None:
-        print(previews.path)
+    targets.write(pictures, prompt, _seeds(request), strip)
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
     if request.varies and settings.get("variation_seed") is None:
         print(f"variation seed {request.variation_seed}", file=sys.stderr)
+
+
+def restored(options: Options) -> "tuple[Recorded | None, Settings]":
+    """What the picture to draw again says, and the settings with what was typed instead of what it says."""
+    if options.redrawn is None:
+        return None, options.settings
+    from diafano.pictures.files import read_parameters
+    from diafano.request.recorded import from_infotext, with_overrides, without_picture
+
+    text = read_parameters(options.redrawn)
+    if text is None:
+        raise UserError(
+            f"the picture {str(options.redrawn)!r} carries no settings to draw it again with: type them yourself"
+        )
+    recorded = from_infotext(text)
+    if options.pictures.image is None:
+        recorded = without_picture(recorded)
+    return recorded, with_overrides(recorded, options.settings)
+
+
+def prompt_again(recorded: "Recorded", options: Options, model: "StableDiffusion", lost: list[str]) -> str:
+    """The prompt to draw, and notes about what keeps the picture from being the same."""
+    lost, prompt = [*recorded.ignored, *lost], options.prompt
+    if prompt is None:
+        prompt, missing = model.addons.honoured(recorded.prompt, recorded.addons, options.addons.lora_names)
+        lost += missing
+    if recorded.model is not None and recorded.model != model.card.name:
+        note(
+            f"the picture was drawn by the model {recorded.model!r}, not by {model.card.name!r}: it will be another"
+            " one, unless --model names that model"
+        )
+    if lost:
+        note(f"of the picture's settings, these are left out: {', '.join(lost)}")
+    return prompt
+
+
+def drawn(
+    options: Options,
+    model: "StableDiffusion",
+    request: "Request",
+    start: "InitImage | None",
+    controls: "Sequence[Control]",
+    progress: Bar,
+) -> "tuple[list[Image.Image], Filmstrip | None]":
+    """The pictures, and the film of their steps if there is to be one; the bar and the previews go along."""
+    from diafano.explain.filmstrip import Filmstrip
+
+    plan = model.plan(request)
+    strip = None if options.targets.filmstrip is None else Filmstrip(model, plan.steps)
+    embedded = options.loading.model is None and options.addons.vae is None
+    preview = options.targets.previews.preview(model, embedded=embedded)
+
+    def on_step(step: int, sigma: float, noisy: "Tensor", clean: "Tensor") -> None:
+        progress.advance()
+        for watching in (strip, preview):
+            if watching is not None:
+                watching(step, sigma, noisy, clean)
+
+    progress.begin("drawing", plan.steps * len(plan.batches))
+    return model.draw(request, on_step, start, controls), strip
 
 
 def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
@@ -168,67 +195,9 @@ def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
             print(f"{name}: {count_sentence(parts)}", file=sys.stderr)
 
 
-def loading_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the command's options that say how the model is loaded."""
-    names = ("device", "dtype", "tokenizer", "prediction", "ema", "revision", "compiled")
-    return {name: options[name] for name in names}
-
-
-def settings_of(options: Mapping[str, Any]) -> "Settings":
-    """Those of the command's options that are settings of a request."""
-    from diafano.request.request import Settings
-
-    return cast(Settings, {name: options[name] for name in Settings.__annotations__ if name in options})
-
-
-def _recorded(path: Path) -> "Recorded":
-    """What a picture file says of its request."""
-    from diafano.errors import UserError
-    from diafano.pictures.files import read_parameters
-    from diafano.request.recorded import from_infotext
-
-    text = read_parameters(path)
-    if text is None:
-        raise UserError(f"the picture {str(path)!r} carries no settings to draw it again with: type them yourself")
-    return from_infotext(text)
-
-
-def _honoured(
-    recorded: "Recorded", prompt: str | None, model: "StableDiffusion", addons: "AddonOptions", lost: list[str]
-) -> str:
-    """The prompt to draw, and notes about what keeps the picture from being the same."""
-    from diafano.errors import note
-
-    lost = [*recorded.ignored, *lost]
-    if prompt is None:
-        prompt, missing = model.addons.honoured(recorded.prompt, recorded.addons, addons.lora_names)
-        lost += missing
-    if recorded.model is not None and recorded.model != model.card.name:
-        note(
-            f"the picture was drawn by the model {recorded.model!r}, not by {model.card.name!r}: it will be another"
-            " one, unless --model names that model"
-        )
-    if lost:
-        note(f"of the picture's settings, these are left out: {', '.join(lost)}")
-    return prompt
-
-
 def _seeds(request: "Request") -> list[str]:
     """What tells the pictures apart in their files' names."""
     places = range(request.batch_position, request.batch_position + request.count)
     if request.variation_seed is not None and request.varies:
         return [f"{request.seed}-{request.variation_seed + place}" for place in places]
     return [str(request.seed + place) for place in places]
-
-
-def name_files(output: Path, prompt: str, seeds: Sequence[str]) -> list[Path]:
-    """A file for each seed.
-
-    A folder gets names made of prompt and seed, which replace nothing. A file name is taken as it is for one picture,
-    and numbered for several: ``apples-1.png``, ``apples-2.png``.
-    """
-    if output.is_dir():
-        return [unused(output / f"{slug(prompt)}-{seed}.png") for seed in seeds]
-    if len(seeds) == 1:
-        return [output]
-    return [output.with_stem(f"{output.stem}-{number}") for number in range(1, len(seeds) + 1)]

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from diafano.cli import options as option
 from diafano.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,6 +16,28 @@ if TYPE_CHECKING:
 
 NAMES_SHOWN = 8
 """How many tensors a list of the report names before it only counts the rest."""
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="sd1, sd2, embedded, or a model's folder, file or hub id.", metavar="MODEL", show_default=False
+        ),
+    ],
+    size: Annotated[
+        str | None, typer.Option(help="Width and height of the picture. Default: the model's own.", metavar="WxH")
+    ] = None,
+    prediction: option.Prediction = None,
+    ema: option.Ema = False,
+    revision: option.Revision = None,
+) -> None:
+    """Print a model's parts, how many parameters each has, and the shapes on a picture's way through them.
+
+    Nothing is computed and no weights are allocated, so this works for models larger than the memory. Of a single file
+    it also says what it is and on what evidence, which tensors are used, spare or missing, and what is suspicious.
+    """
+    inspect(model, size=size, prediction=prediction, ema=ema, revision=revision)
 
 
 def inspect(

@@ -1,16 +1,27 @@
 """`diafano noise`: a picture drowning in noise, in pixels and as decoded latents."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import typer
+
+from diafano.cli import options as option
 
 
-def noise(
-    picture: Path, *, steps: int, source: str | None, seed: int, loading: Mapping[str, Any], output: Path
+def command(
+    picture: Annotated[Path, typer.Argument(help="A picture file.", metavar="PICTURE", show_default=False)],
+    steps: Annotated[int, typer.Option(help="How many steps of noise to show.", metavar="N")] = 8,
+    model: option.Model = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.", metavar="N")] = 0,
+    dtype: option.DType = "auto",
+    device: option.Device = "auto",
+    output: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("noise.png"),
+    revision: option.Revision = None,
 ) -> None:
-    """Write a strip of two rows and steps + 1 columns, the first without noise, the last nothing but noise.
+    """Show a picture drowning in noise: noise is added in N steps until nothing else is left.
 
-    `loading` are options of `diafano.load`.
+    Upper row: noise added to the pixels. Lower row: noise added to the latent, which the decoder then turns back into
+    pixels. The first column is without noise.
     """
     import torch
 
@@ -24,14 +35,14 @@ def noise(
     if not 0 <= seed < 2**63:
         raise UserError(f"seed {seed} is not possible: give a whole number from 0 to 2^63 - 1")
     clean = read_picture(picture)
-    model = diafano.load(source, **loading)
-    pixels = to_pixels(fit(clean, *model.card.size))[None]  # (1, 3, height, width)
+    loaded = diafano.load(model, device=device, dtype=dtype, revision=revision)
+    pixels = to_pixels(fit(clean, *loaded.card.size))[None]  # (1, 3, height, width)
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.inference_mode():
-        latent = model.autoencoder.encode(pixels.to(model.device, model.dtype)).mean.float().cpu()
-        upper = filmstrip(model.schedule, pixels, steps + 1, lambda: torch.randn(pixels.shape, generator=generator))
-        drowned = filmstrip(model.schedule, latent, steps + 1, lambda: torch.randn(latent.shape, generator=generator))
-        lower = model.decode(torch.cat(drowned).to(model.device))
+        latent = loaded.autoencoder.encode(pixels.to(loaded.device, loaded.dtype)).mean.float().cpu()
+        upper = filmstrip(loaded.schedule, pixels, steps + 1, lambda: torch.randn(pixels.shape, generator=generator))
+        drowned = filmstrip(loaded.schedule, latent, steps + 1, lambda: torch.randn(latent.shape, generator=generator))
+        lower = loaded.decode(torch.cat(drowned).to(loaded.device))
         pictures = [to_picture(frame[0]) for frame in upper] + [to_picture(frame) for frame in lower]
     save_picture(grid(pictures, columns=steps + 1), output)
     print(output)

@@ -1,8 +1,8 @@
 """`diafano samplers`: what can be asked for with --sampler and --schedule."""
 
 
-def samplers() -> None:
-    """Print two tables, one line each."""
+def command() -> None:
+    """List the samplers with their other names, order and cost per step, and the schedules."""
     from diafano.sampling.samplers.table import SAMPLERS
     from diafano.sampling.sigmas import SCHEDULES
 

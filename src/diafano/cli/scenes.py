@@ -2,10 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
-def scenes(folder: Path, *, count: int, size: int, seed: int, held_out: bool, font: Path | None, shipped: bool) -> None:
-    """Write `count` pictures and `metadata.jsonl` (file_name, text), as Hugging Face's imagefolder has them."""
+def command(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER", show_default=False)],
+    count: Annotated[int, typer.Option(help="How many scenes.", metavar="N", min=1)] = 100,
+    size: Annotated[int, typer.Option(help="Edge of the square pictures in pixels.", metavar="N", min=16)] = 128,
+    seed: Annotated[int, typer.Option(help="Chooses the scenes.", metavar="N", min=0)] = 0,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Scenes that training never shows.")] = False,
+    font: Annotated[
+        Path | None, typer.Option(help="Colour emoji font. Default: Noto Color Emoji as installed.", metavar="FILE")
+    ] = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Use the sprites that come with diafano, not a font.")
+    ] = False,
+) -> None:
+    """Write emoji scenes with captions into a folder: pictures and metadata.jsonl, as `train` reads them."""
     from PIL import Image
 
     from diafano.checkpoints.writing import folder_in_place

@@ -1,12 +1,25 @@
 """`diafano tokens`: how a prompt is read."""
 
-import json
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from diafano.cli import options as option
+from diafano.cli.panels import setting_option
 
 
-def tokens(prompt: str, *, like: str | None, steps: int | None, source: str | None, as_json: bool) -> None:
-    """Print the prompt's texts, the steps they hold in, their chunks, and each chunk's tokens with weights."""
+def command(
+    prompt: Annotated[str, typer.Argument(help="The prompt.", metavar="PROMPT", show_default=False)],
+    like: Annotated[str | None, setting_option("like")] = None,
+    steps: Annotated[int | None, setting_option("steps")] = None,
+    model: option.Model = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with each token's id.")] = False,
+) -> None:
+    """Show how a prompt is read, by diafano and A1111, or by the program that --like names.
+
+    A text encoder reads chunks of 75 tokens. A "·" stands between the tokens of one word; (words:1.2) have that weight.
+    """
     import diafano
     from diafano.errors import UserError
     from diafano.request.programs.table import find_program
@@ -16,11 +29,13 @@ def tokens(prompt: str, *, like: str | None, steps: int | None, source: str | No
     if steps is not None and not 1 <= steps <= 1000:
         raise UserError(f"steps {steps} is not possible: give a whole number from 1 to 1000")
     program = find_program(like)
-    model = diafano.load(source, device="cpu")
-    tokenizer, steps = model.tokenizer, model.card.steps if steps is None else steps
+    loaded = diafano.load(model, device="cpu")
+    tokenizer, steps = loaded.tokenizer, loaded.card.steps if steps is None else steps
     parts = read_prompt(without_tags(prompt), tokenizer, program.weighting, steps)
-    if as_json:
-        print(json.dumps([_plain(asdict(part), tokenizer) for part in parts], ensure_ascii=False))
+    if json:
+        from json import dumps
+
+        print(dumps([_plain(asdict(part), tokenizer) for part in parts], ensure_ascii=False))
         return
     for number, part in enumerate(parts, start=1):
         if len(parts) > 1:

@@ -1,26 +1,56 @@
 """`diafano train`: a recipe becomes a trained network."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from diafano.cli import options as option
 from diafano.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from diafano.training.loop import Progress, Stage
+    from diafano.training.loop import Progress
+    from diafano.training.loop import Stage as Trained
     from diafano.training.recipe import LoopRecipe
 
 
-def train(stage: str, config: Path, *, device: str) -> None:
-    """Train one stage as its recipe says, from where it stopped if it was started before, and print its folder."""
+class Stage(StrEnum):
+    """The three networks of a model, in the order in which they are trained, its tiny decoder for previews, and the
+    judge of `evaluate`."""
+
+    autoencoder = "autoencoder"
+    text = "text"
+    unet = "unet"
+    preview = "preview"
+    judge = "judge"
+
+
+def command(
+    stage: Annotated[
+        Stage,
+        typer.Argument(
+            help="autoencoder first, then text, then unet; preview: a tiny decoder; or the judge of evaluate.",
+            show_default=False,
+        ),
+    ],
+    config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
+    device: option.Device = "auto",
+) -> None:
+    """Train one of the three networks of a model on captioned pictures, a tiny decoder for its previews, or the judge
+    that evaluates what it draws.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+    """
     from rich.console import Console
 
     from diafano.engine.devices import find_device
 
     where = find_device(device)
-    trained, recipe, output = make_stage(stage, config, where)
+    trained, recipe, output = make_stage(stage.value, config, where)
 
     from diafano.training.loop import Training
 
@@ -43,7 +73,7 @@ def train(stage: str, config: Path, *, device: str) -> None:
     print(output)
 
 
-def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Stage, LoopRecipe, Path]":
+def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Trained, LoopRecipe, Path]":
     """What the loop trains, how it trains it, and the folder that it writes to."""
     from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe, read_recipe
 

@@ -4,11 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diafano.request.fields import (
-    Size,
-    Steps,
-)
-from diafano.request.request import Guidance, SamplerName, ScheduleName
+from diafano.request.fields import Guidance, SamplerName, ScheduleName, Size, Steps
 
 
 class ModelCard(BaseModel):

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from PIL import Image
 
 from diafano.errors import UserError, note
-from diafano.pictures.outpainting import SOFT_EDGE, read_sides
+from diafano.pictures.outpainting import SOFT_EDGE
+from diafano.pictures.sides import read_sides
 from diafano.request.card import ModelCard
 from diafano.request.fast import with_level
-from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE, OverPicture
+from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE
 from diafano.request.plan import sizes_of
 from diafano.request.programs.table import find_program
 from diafano.request.request import Request, Settings, checked, split_sampler_name
+from diafano.request.settings import ImageToImage
 from diafano.sampling.samplers.table import SAMPLERS, find_sampler
 from diafano.sampling.sigmas import AUTOMATIC
 
@@ -78,7 +80,7 @@ def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:
 
 def check_no_picture_is_needed(settings: Settings, mask: Image.Image | None) -> None:
     """Raise UserError where there is a mask, or a setting that means something only for a picture to draw over."""
-    needless = [name for name in OverPicture.model_fields if settings.get(name) not in (None, False)]
+    needless = [name for name in ImageToImage.model_fields if settings.get(name) not in (None, False)]
     if mask is not None or needless:
         raise UserError(
             f"{', '.join(needless) or 'a mask'}: that is for an image to draw over, so give one, or leave it out"

@@ -1,10 +1,9 @@
-"""The part of a request that says how strictly the prompt is followed; `sampling.guidance` does it."""
+"""How strictly the prompt is followed, step by step: as it is typed, kept and recorded. `sampling.guidance` does it."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator
 
 from diafano.errors import UserError
 
@@ -46,49 +45,25 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-class HowGuided(BaseModel):
-    """How strictly the prompt is followed, step by step."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    guidance: Annotated[float | tuple[float, ...], BeforeValidator(_guidance)]
-    """1 is the prompt alone; several numbers lie evenly over the steps, with straight lines between them."""
-    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(_interval)] = None
-    """Shares of the steps that are run, from which and up to which there is guidance; None: in all of them."""
-    guidance_rescale: Annotated[
-        float, Field(strict=True, ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")
-    ] = 0.0
-    """How far the guided prediction gets back the spread that the one with the prompt alone has."""
+GuidanceOfSteps = Annotated[float | tuple[float, ...], BeforeValidator(_guidance)]
+"""Several numbers lie evenly over the steps, with straight lines between them."""
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(_interval)]
 
 
-class HowGuidedSettings(TypedDict, total=False):
-    """Its keyword arguments. None is as if it were left out."""
-
-    guidance: float | str | Sequence[float] | None
-    guidance_interval: tuple[float, float] | str | None
-    guidance_rescale: float | None
+def first_guidance(guidance: float | tuple[float, ...]) -> float:
+    """What A1111 has a name for."""
+    return guidance[0] if isinstance(guidance, tuple) else guidance
 
 
-def guidance_as_infotext(request: HowGuided) -> dict[str, object | None]:
-    """What a picture's text says of it; A1111 has a name for the first alone."""
-    several = request.guidance if isinstance(request.guidance, tuple) else None
-    interval = request.guidance_interval
-    return {
-        "CFG scale": request.guidance if several is None else several[0],
-        "Guidance schedule": None if several is None else ":".join(map(_written, several)),
-        "Guidance interval": None if interval is None else ",".join(map(_written, interval)),
-        "Guidance rescale": request.guidance_rescale or None,
-    }
+def guidance_schedule(guidance: float | tuple[float, ...]) -> str | None:
+    """``7:3`` of several numbers, None of one."""
+    return ":".join(map(_written, guidance)) if isinstance(guidance, tuple) else None
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """``0.2,0.8``."""
+    return ",".join(map(_written, interval))
 
 
 def _written(number: float) -> str:
     return repr(number).removesuffix(".0")
-
-
-READ_GUIDANCE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    ("CFG scale", "guidance", float),
-    ("Guidance schedule", "guidance", str),
-    ("Guidance interval", "guidance_interval", str),
-    ("Guidance rescale", "guidance_rescale", float),
-)
-"""A1111's name, the setting, and how its text becomes the setting's value; the second replaces the first."""

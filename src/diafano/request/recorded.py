@@ -6,31 +6,30 @@ Pictures of other programs record more than can be done here. What cannot is lis
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError
-from diafano.networks.tileable import AXES
-from diafano.noise.sources import GENERATORS
 from diafano.pictures.infotext import infotext, parse_infotext
-from diafano.request.fields import (
-    READ_PARTS,
-    OverPicture,
-    hires_as_infotext,
-    hires_from_infotext,
-    image_to_image_as_infotext,
-    variation_as_infotext,
-)
-from diafano.request.guidance import READ_GUIDANCE, guidance_as_infotext
+from diafano.pictures.upscaling import find_upscaler
 from diafano.request.programs.table import find_program
 from diafano.request.request import Request, Settings, checked, split_sampler_name
+from diafano.request.rows import written
+from diafano.request.settings import SETTINGS, ImageToImage, SamplerOptions
 from diafano.sampling.samplers.table import find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 
-OPTIONS = {"eta": "Eta", "s_churn": "Sigma churn", "s_noise": "Sigma noise"}
-"""What A1111's text calls the samplers' options."""
+FIRST = (
+    *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "VAE hash", "VAE"),
+    *("Batch size", "Batch pos", "Variation seed", "Variation seed strength", "Denoising strength"),
+    *("Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding", "Outpaint"),
+    *("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler"),
+    *("Clip skip", "Deep cache", "RNG", "Tiling"),
+    *(text.key for name in SamplerOptions.model_fields for text in SETTINGS[name].setting.texts),
+)
+"""A1111's order of the settings in a text; others come after these, in the order of the table."""
 
 ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes", "Control pictures")
 """Settings that tell of a model's add-ons: see `request.addons.Addons`."""
@@ -38,21 +37,9 @@ ADDONS = ("VAE hash", "VAE", "Lora hashes", "TI hashes", "Control pictures")
 CONTROLS = "ControlNet "
 """How a setting of a ControlNet begins, see `request.controls.controls_as_infotext`."""
 
-READ_ALONE: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    ("Steps", "steps", int),
-    *READ_GUIDANCE,
-    ("Seed", "seed", int),
-    ("Size", "size", str),
-    ("Clip skip", "clip_skip", int),
-    ("Deep cache", "deep_cache", int),
-    *((key, name, float) for name, key in OPTIONS.items()),
-)
-"""A1111's name, the setting, and how its text becomes the setting's value."""
-
 UNDERSTOOD = {
-    *(key for key, _, _ in (*READ_ALONE, *READ_PARTS)),
-    *("Sampler", "Schedule type", "Model", "Model hash", "RNG", "Eta DDIM"),
-    *("Tiling", "Batch size", "Batch pos", "Like", "Version"),
+    *(text.key for row in SETTINGS.values() for text in row.setting.texts),
+    *("Model", "Model hash", "Version"),
     *("Weights", "Input pictures"),  # by which an experiment knows its pictures
     *ADDONS,
 }
@@ -84,33 +71,21 @@ def to_infotext(request: Request, place: int, model: str, addons: Mapping[str, o
     `addons` are the settings that tell of its add-ons, see `request.addons.Addons.recorded`.
     """
     alone = not find_program(request.like).one_generator_for_all
-    settings: dict[str, object | None] = {
-        "Steps": request.steps,
-        "Sampler": find_sampler(request.sampler).label,
-        "Schedule type": find_schedule(request.schedule).label,
-        "CFG scale": None,  # here only for its place in A1111's order
-        "Seed": request.seed + place if request.seed_counts else request.seed,
-        "Size": f"{request.size[0]}x{request.size[1]}",
-        "Model": model,
-        "VAE hash": None,  # these two only have their place in A1111's order here
-        "VAE": None,
-        "Batch size": None if alone or request.whole_batch == 1 else request.whole_batch,
-        "Batch pos": None if alone or request.whole_batch == 1 else place,
-        **variation_as_infotext(request, place if alone else 0),
-        **image_to_image_as_infotext(request),
-        **hires_as_infotext(request),
-        "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
-        "Deep cache": request.deep_cache if request.deep_cache > 1 else None,
-        "RNG": request.rng,
-        "Tiling": True if request.tileable == "both" else request.tileable,
-        **{OPTIONS[option]: value for option, value in request.sampler_options.items()},
-        **guidance_as_infotext(request),
-        **({} if addons is None else addons),
-        "Like": request.like,
-        "Version": f"diafano {__version__}",
+    other = request.variation_seed
+    of_the_picture = {
+        "seed": request.seed + place if request.seed_counts else request.seed,
+        "variation_seed": other if other is None or not alone else other + place,
+        "batch_size": None if alone or request.whole_batch == 1 else request.whole_batch,
+        "batch_position": place,
     }
-    said = {key: value for key, value in settings.items() if value is not None}
-    return infotext(request.prompt, request.negative, said)
+    said = {
+        **dict.fromkeys(FIRST),
+        "Model": model,
+        **written(request.model_copy(update=of_the_picture), SETTINGS),
+        **({} if addons is None else addons),
+    }
+    said |= {"Like": said.pop("Like", None), "Version": f"diafano {__version__}"}  # last, as they are ours
+    return infotext(request.prompt, request.negative, {key: one for key, one in said.items() if one is not None})
 
 
 def from_infotext(text: str) -> Recorded:
@@ -121,28 +96,24 @@ def from_infotext(text: str) -> Recorded:
             f"the picture's text {_shown(text)!r} holds no settings: give a picture that diafano or A1111 has drawn"
         )
     pairs = found.settings
-    ignored: list[str] = []
     ours = pairs.get("Version", "").startswith("diafano ")
     settings: dict[str, Any] = {"negative": found.negative, "like": pairs.get("Like") if ours else _program(pairs)}
-    for key, name, read in (*READ_ALONE, *READ_PARTS):
-        if key in pairs:
-            settings[name] = _read(read, key, pairs[key])
-    if "Eta DDIM" in pairs:
-        settings["eta"] = _read(float, "Eta DDIM", pairs["Eta DDIM"])
-    if settings.get("clip_skip") == 0:  # some programs say so of the last layer
-        del settings["clip_skip"]
-    ignored += hires_from_infotext(pairs, settings) + _read_sampler(pairs, settings)
-    if "RNG" in pairs:
-        rng = pairs["RNG"].upper().replace("NV", "GPU")
-        settings["rng"] = rng if rng in GENERATORS else None
-        ignored += [] if rng in GENERATORS else [f"RNG: {_shown(rng)}"]
-    tiling = pairs.get("Tiling", "false").lower()
-    settings["tileable"] = {"true": "both", "false": None}.get(tiling, tiling)
-    if settings["tileable"] not in (None, *AXES):
-        ignored.append(f"Tiling: {_shown(str(settings.pop('tileable')))}")
-    if find_program(settings["like"]).one_generator_for_all and "Batch pos" in pairs:
-        settings["batch_size"] = _read(int, "Batch size", pairs.get("Batch size", ""))
-        settings["batch_position"] = _read(int, "Batch pos", pairs["Batch pos"])
+    one_for_all = find_program(settings["like"]).one_generator_for_all and "Batch pos" in pairs
+    skipped = {"Like"} if one_for_all else {"Like", "Batch size", "Batch pos"}
+    unknown: list[str] = []
+    for name, row in SETTINGS.items():
+        for entry in row.setting.texts:
+            if entry.key not in pairs or entry.key in skipped:
+                continue
+            try:
+                settings[name] = row.read(entry, pairs[entry.key])
+            except KeyError:
+                unknown.append(f"{entry.key}: {_shown(pairs[entry.key])}")
+            except ValueError:
+                raise UserError(
+                    f"the picture says {entry.key} {_shown(pairs[entry.key])!r}, which is no number: give it yourself"
+                ) from None
+    ignored = _mend_hires(pairs, settings) + _mend_sampler(pairs, settings) + unknown
     addons = {key: value for key, value in pairs.items() if key in ADDONS or key.startswith(CONTROLS)}
     ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD | addons.keys()]
     model = pairs.get("Model", f"hash {pairs['Model hash']}" if "Model hash" in pairs else None)
@@ -160,8 +131,8 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
     goes_with = {
         "hires": ("hires_size",),
         "hires_size": ("hires",),
-        "sampler": ("schedule", *OPTIONS),
-        "fast": ("sampler", "schedule", "steps", "deep_cache", *OPTIONS),
+        "sampler": ("schedule", *SamplerOptions.model_fields),
+        "fast": ("sampler", "schedule", "steps", "deep_cache", *SamplerOptions.model_fields),
         "like": ("rng", "batch_size", "batch_position"),
         "variation_seed": ("batch_size", "batch_position"),
         "seed": ("batch_size", "batch_position"),
@@ -175,13 +146,10 @@ def with_overrides(recorded: Recorded, given: Settings) -> Settings:
 
 def without_picture(recorded: Recorded) -> Recorded:
     """What remains to be done where the picture that was drawn over is not there."""
-    lost = {name: value for name, value in recorded.settings.items() if name in OverPicture.model_fields}
+    lost = {name: value for name, value in recorded.settings.items() if name in ImageToImage.model_fields}
     settings = {name: value for name, value in recorded.settings.items() if name not in lost}
-    said = [
-        f"{key}: {said} (there is no --image)"
-        for key, said in image_to_image_as_infotext(checked(OverPicture, lost)).items()
-        if said is not None
-    ]
+    texts = written(checked(ImageToImage, lost), SETTINGS)
+    said = [f"{key}: {one} (there is no --image)" for key, one in texts.items()]
     return replace(recorded, settings=settings, ignored=(*recorded.ignored, *said))
 
 
@@ -190,19 +158,36 @@ def _program(pairs: Mapping[str, str]) -> str:
     return "comfyui" if "comfyui" in pairs.get("Version", "").lower() else "a1111"
 
 
-def _read_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
+def _mend_hires(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
+    """Mend what was read of a second pass: A1111 has one name for both strengths. Returns what is not known here."""
+    strength = settings.pop("hires_strength", None)
+    if "hires" not in settings and "hires_size" not in settings:
+        return []
+    if strength is not None:
+        settings["hires_strength"] = settings.pop("strength")
+    try:
+        find_upscaler(settings.get("hires_upscaler", "Latent"))
+    except UserError:
+        settings["hires_upscaler"] = "Lanczos"
+        return [f"Hires upscaler: {pairs['Hires upscaler']} (Lanczos instead)"]
+    return []
+
+
+def _mend_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
     """Put sampler and schedule into the settings, under today's names; returns what is not known here."""
     ignored: list[str] = []
-    if "Sampler" in pairs:
+    settings.pop("schedule", None)
+    if "sampler" in settings:
         try:
-            apart = split_sampler_name({"sampler": pairs["Sampler"]})
-            find_sampler(str(apart["sampler"]))
+            apart = split_sampler_name({"sampler": settings.pop("sampler")})
+            sampler = find_sampler(str(apart["sampler"]))
         except UserError:
             return [f"Sampler: {_shown(pairs['Sampler'])}"]
         settings |= apart
-        for option in (option for option in OPTIONS if option in settings):
-            if option not in find_sampler(str(apart["sampler"])).options:
-                ignored.append(f"{OPTIONS[option]}: {settings.pop(option)} (of another sampler)")
+        for option in SamplerOptions.model_fields:
+            if option in settings and option not in sampler.options:
+                key = SETTINGS[option].setting.texts[0].key
+                ignored.append(f"{key}: {settings.pop(option)} (of another sampler)")
     schedule = pairs.get("Schedule type", "").strip()
     if schedule.lower() == AUTOMATIC or (not schedule and "schedule" not in settings and _is_recent(pairs)):
         settings.setdefault("schedule", AUTOMATIC)
@@ -220,13 +205,6 @@ def _read_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[st
 def _is_recent(pairs: Mapping[str, str]) -> bool:
     version = re.search(r"v(\d+)\.(\d+)", pairs.get("Version", ""))
     return version is not None and tuple(int(number) for number in version.groups()) >= SCHEDULES_OF_THEIR_OWN
-
-
-def _read(kind: Callable[[str], Any], key: str, value: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise UserError(f"the picture says {key} {_shown(value)!r}, which is no number: give it yourself") from None
 
 
 def _shown(text: str) -> str:

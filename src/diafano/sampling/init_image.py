@@ -23,8 +23,9 @@ from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.conditioning import Conditioning, Network
 from diafano.networks.tileable import tileable
 from diafano.pictures.masks import Window, filled, hard, softened, window_around
-from diafano.pictures.outpainting import Sides, enlarged
+from diafano.pictures.outpainting import enlarged
 from diafano.pictures.pixels import as_rgb, fit, to_pixels
+from diafano.pictures.sides import Sides
 from diafano.sampling.samplers.stepping import Denoise
 
 

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from diafano.sampling.samplers.stepping import (
+    Churn,
     Denoise,
     NoiseSource,
     OnStep,
     ancestral_step,
-    check_churn,
     check_eta,
     check_noise_scale,
-    churn,
     fresh_noise,
     leaves_pure_noise,
     noise_between,
@@ -79,17 +78,20 @@ def euler(
     sigmas: Sequence[float],
     *,
     s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
     s_noise: float = 1.0,
     noise_source: NoiseSource | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Euler's method on dx/dsigma = (x - clean) / sigma: Karras et al. 2022, algorithm 2 without its second evaluation.
 
-    First order. `s_churn` above 0 adds fresh noise before each step, scaled by `s_noise`.
+    First order. `s_churn` above 0 adds fresh noise, scaled by `s_noise`, before each step from a sigma between `s_tmin`
+    and `s_tmax`.
     """
-    check_churn(s_churn, s_noise)
+    churn = Churn(s_churn, s_tmin, s_tmax, s_noise).checked()
     for step, now, after in walk(sigmas):
-        x, raised = churn(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "euler")
+        x, raised = churn.before(x, now, len(sigmas) - 1, noise_source, "euler")
         clean = denoise(x, raised)
         report(on_step, step, raised, x, clean)
         slope = (x - clean) / raised
@@ -131,18 +133,20 @@ def heun(
     sigmas: Sequence[float],
     *,
     s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
     s_noise: float = 1.0,
     noise_source: NoiseSource | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Karras et al. 2022, algorithm 1: Euler's step, then again with the mean of the slopes at both ends.
 
-    Second order, two evaluations a step; the step to sigma 0, where the slope is not defined, is Euler's. `s_churn` and
-    `s_noise` as in `euler` (algorithm 2).
+    Second order, two evaluations a step; the step to sigma 0, where the slope is not defined, is Euler's. `s_churn`
+    and its kin as in `euler` (algorithm 2).
     """
-    check_churn(s_churn, s_noise)
+    churn = Churn(s_churn, s_tmin, s_tmax, s_noise).checked()
     for step, now, after in walk(sigmas):
-        x, raised = churn(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "heun")
+        x, raised = churn.before(x, now, len(sigmas) - 1, noise_source, "heun")
         clean = denoise(x, raised)
         report(on_step, step, raised, x, clean)
         slope = (x - clean) / raised
@@ -161,6 +165,8 @@ def dpm_2(
     sigmas: Sequence[float],
     *,
     s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
     s_noise: float = 1.0,
     noise_source: NoiseSource | None = None,
     on_step: OnStep | None = None,
@@ -168,11 +174,11 @@ def dpm_2(
     """DPM-Solver-2 (Lu et al. 2022, algorithm 1 with r = 1/2) in Karras's form: the midpoint rule (k-diffusion).
 
     Euler's step to the geometric middle of the two sigmas, then the whole step with the slope found there. Second
-    order, two evaluations a step; the step to sigma 0 is Euler's. `s_churn` and `s_noise` as in `euler`.
+    order, two evaluations a step; the step to sigma 0 is Euler's. `s_churn` and its kin as in `euler`.
     """
-    check_churn(s_churn, s_noise)
+    churn = Churn(s_churn, s_tmin, s_tmax, s_noise).checked()
     for step, now, after in walk(sigmas):
-        x, raised = churn(x, now, len(sigmas) - 1, s_churn, s_noise, noise_source, "dpm_2")
+        x, raised = churn.before(x, now, len(sigmas) - 1, noise_source, "dpm_2")
         clean = denoise(x, raised)
         report(on_step, step, raised, x, clean)
         x = _midpoint(denoise, x, clean, raised, after)

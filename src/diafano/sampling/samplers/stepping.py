@@ -71,24 +71,40 @@ def ancestral_step(now: float, after: float, eta: float) -> tuple[float, float]:
     return after * share, after * math.sqrt(1.0 - share**2)
 
 
-def churn(
-    x: Tensor,
-    now: float,
-    steps: int,
-    s_churn: float,
-    s_noise: float,
-    noise_source: NoiseSource | None,
-    who: str,
-) -> tuple[Tensor, float]:
-    """Karras et al. 2022, algorithm 2, lines 4 to 6: fresh noise before the step, which then starts from higher up.
+class Churn(NamedTuple):
+    """Fresh noise before steps: Karras et al. 2022, algorithm 2, in its own letters."""
 
-    `s_churn` is spread over the run's `steps`; at 0 nothing is drawn. Returns x and its new sigma.
-    """
-    share = min(s_churn / steps, LARGEST_CHURN)
-    if share == 0.0:
-        return x, now
-    raised = now * (1.0 + share)
-    return x + s_noise * math.sqrt(raised**2 - now**2) * fresh_noise(noise_source, f"{who} with churn"), raised
+    s_churn: float
+    """Its amount, summed over the run; 0: nothing is drawn."""
+    s_tmin: float
+    s_tmax: float
+    """Steps from sigmas outside of these two get none."""
+    s_noise: float
+    """A factor on its spread."""
+
+    def checked(self) -> "Churn":
+        """The same. Raises UserError for what cannot be."""
+        amount, lowest, highest, _ = self
+        if not (math.isfinite(amount) and amount >= 0.0):
+            raise UserError(f"s_churn {amount} is no amount of noise: use 0 for none, or a number up to about 100")
+        if not lowest <= highest:
+            raise UserError(f"s_tmin {lowest} is not below s_tmax {highest}, so no step gets noise: give others")
+        check_noise_scale(self.s_noise)
+        return self
+
+    def before(
+        self, x: Tensor, now: float, steps: int, noise_source: NoiseSource | None, who: str
+    ) -> tuple[Tensor, float]:
+        """Lines 4 to 6: x with noise on it and its new sigma, higher up, in one of the run's `steps`."""
+        share = min(self.s_churn / steps, LARGEST_CHURN)
+        if share == 0.0:
+            return x, now
+        # Drawn in any case, as k-diffusion does: what noise a step gets does not depend on the limits.
+        fresh = fresh_noise(noise_source, f"{who} with churn")
+        if not self.s_tmin <= now <= self.s_tmax:
+            return x, now
+        raised = now * (1.0 + share)
+        return x + self.s_noise * math.sqrt(raised**2 - now**2) * fresh, raised
 
 
 def leaves_pure_noise(now: float, after: float) -> bool:
@@ -127,9 +143,3 @@ def check_eta(eta: float) -> None:
 def check_noise_scale(s_noise: float) -> None:
     if not (math.isfinite(s_noise) and s_noise >= 0.0):
         raise UserError(f"s_noise {s_noise} cannot scale fresh noise: use a number near 1, and 0 or more")
-
-
-def check_churn(s_churn: float, s_noise: float) -> None:
-    if not (math.isfinite(s_churn) and s_churn >= 0.0):
-        raise UserError(f"s_churn {s_churn} is no amount of noise: use 0 for none, or a number up to about 100")
-    check_noise_scale(s_noise)

@@ -13,6 +13,7 @@ grids that people use them with. Each is written here as its own paper has it, a
 A sampler is a function in `single_step` or `multistep` and a row in the table below.
 """
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,8 +84,6 @@ class Sampler:
     """The grid of sigmas that "Automatic" means for it."""
     stochastic: bool = False
     """Draws from `noise_source` by default."""
-    options: tuple[str, ...] = ()
-    """Keyword arguments that it takes beyond the common ones."""
     discards_next_to_last: bool = False
     """A1111 makes its grid one step too long and leaves out the smallest sigma above 0, which it cannot use well."""
     brownian: bool = False
@@ -92,15 +91,19 @@ class Sampler:
     ends_where_trained: bool = False
     """Its uniform grid ends where `ScheduleConfig.final_sigma` says; those of all others end at 0."""
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Its keyword arguments that are numbers: the settings that it takes, see `request.settings.SamplerOptions`."""
+        taken = inspect.signature(self.function).parameters.values()
+        return tuple(one.name for one in taken if one.annotation is float)
 
-ETA, CHURN = ("eta", "s_noise"), ("s_churn", "s_noise")
 
 SAMPLERS: dict[str, Sampler] = {
     sampler.name: sampler
     for sampler in (
         Sampler("ddpm", ddpm, "DDPM", 1, 1, ("k_ddpm", "DDPMScheduler"), stochastic=True),
-        Sampler("ddim", ddim, "DDIM", 1, 1, ("k_ddim", "DDIMScheduler"), options=("eta",), ends_where_trained=True),
-        Sampler("euler", euler, "Euler", 1, 1, ("k_euler", "EulerDiscreteScheduler"), options=CHURN),
+        Sampler("ddim", ddim, "DDIM", 1, 1, ("k_ddim", "DDIMScheduler"), ends_where_trained=True),
+        Sampler("euler", euler, "Euler", 1, 1, ("k_euler", "EulerDiscreteScheduler")),
         Sampler(
             "euler_ancestral",
             euler_ancestral,
@@ -109,9 +112,8 @@ SAMPLERS: dict[str, Sampler] = {
             1,
             ("euler_a", "k_euler_a", "k_euler_ancestral", "EulerAncestralDiscreteScheduler"),
             stochastic=True,
-            options=ETA,
         ),
-        Sampler("heun", heun, "Heun", 2, 2, ("k_heun", "HeunDiscreteScheduler"), options=CHURN),
+        Sampler("heun", heun, "Heun", 2, 2, ("k_heun", "HeunDiscreteScheduler")),
         Sampler(
             "dpmpp_2m",
             dpmpp_2m,
@@ -130,7 +132,6 @@ SAMPLERS: dict[str, Sampler] = {
             ("dpmpp_sde_gpu", "k_dpmpp_sde", "DPMSolverSDEScheduler"),
             schedule="karras",
             stochastic=True,
-            options=ETA,
             brownian=True,
         ),
         Sampler(
@@ -142,7 +143,6 @@ SAMPLERS: dict[str, Sampler] = {
             ("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde", "sde-dpmsolver++"),
             schedule="exponential",
             stochastic=True,
-            options=ETA,
             brownian=True,
         ),
         Sampler(
@@ -154,7 +154,6 @@ SAMPLERS: dict[str, Sampler] = {
             ("dpmpp_2s_a", "k_dpmpp_2s_a", "k_dpmpp_2s_ancestral"),
             schedule="karras",
             stochastic=True,
-            options=ETA,
         ),
         Sampler(
             "dpmpp_3m_sde",
@@ -165,7 +164,6 @@ SAMPLERS: dict[str, Sampler] = {
             ("dpmpp_3m_sde_gpu", "k_dpmpp_3m_sde"),
             schedule="exponential",
             stochastic=True,
-            options=ETA,
             brownian=True,
             discards_next_to_last=True,
         ),
@@ -178,7 +176,6 @@ SAMPLERS: dict[str, Sampler] = {
             2,
             ("dpm2", "k_dpm_2", "KDPM2DiscreteScheduler"),
             schedule="karras",
-            options=CHURN,
             discards_next_to_last=True,
         ),
         Sampler(
@@ -190,7 +187,6 @@ SAMPLERS: dict[str, Sampler] = {
             ("dpm_2_a", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"),
             schedule="karras",
             stochastic=True,
-            options=ETA,
             discards_next_to_last=True,
         ),
         Sampler("pndm", pndm, "PLMS", 2, 1, ("k_plms", "PNDMScheduler"), ends_where_trained=True),

@@ -1,0 +1,96 @@
+"""Writes what is made of the table of settings (`diafano.request.settings`): docs/settings.md, and for type checkers
+the keyword arguments in src/diafano/request/keywords.py.
+
+    .venv/bin/python docs/settings.py
+"""
+
+import re
+from pathlib import Path
+
+from diafano.request.settings import GROUPS, SETTINGS, Row
+
+PAGE = Path(__file__).with_suffix(".md")
+KEYWORDS = Path(__file__).parents[1] / "src/diafano/request/keywords.py"
+
+PAGE_HEAD = """# Every setting
+
+What can be said of a picture, on the command line and in Python; how the text that a picture carries calls it, and what
+A1111's API does. Made from the table in `src/diafano/request/settings.py`: a new setting is a row there, and the place
+where it acts.
+
+```sh
+diafano generate "a fox" --sampler heun --s-churn 20 --s-tmin 0.5 --clip-skip 2
+diafano generate "a fox" --vary clip-skip=1,2 --seed 3
+```
+
+```python
+import diafano
+
+model = diafano.load()
+model.generate("a fox", sampler="heun", s_churn=20.0, s_tmin=0.5, clip_skip=2)
+```
+"""
+
+KEYWORDS_HEAD = '''\
+"""The settings as keyword arguments, for type checkers. Written by docs/settings.py, from the table."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from diafano.pictures.sides import Sides
+
+
+class Settings(TypedDict, total=False):
+    """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
+
+'''
+
+ONLY = {True: "For drawing over a picture alone.", False: "For pictures from text alone.", None: ""}
+
+
+def keywords() -> str:
+    """The module of typed keyword arguments."""
+    lines = [f"    {name}: {' | '.join(map(_type, row.types))} | None\n" for name, row in SETTINGS.items()]
+    return KEYWORDS_HEAD + "".join(lines)
+
+
+def _type(kind: object) -> str:
+    said = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    return re.sub(r"[\w.]+\.(\w+)", r"\1", said)
+
+
+def page() -> str:
+    """The page of settings: a table for each group."""
+    titles = dict.fromkeys(group.title for group in GROUPS)
+    return PAGE_HEAD + "".join(_section(title) for title in titles)
+
+
+def _section(title: str) -> str:
+    rows = [row for row in SETTINGS.values() if row.group.title == title]
+    only = next((ONLY[row.group.picture] for row in rows), "")
+    lines = [
+        f"\n## {title}\n",
+        *([only + "\n"] if only else []),
+        "| setting | | what it says | a picture's text | A1111's API |",
+        "| --- | --- | --- | --- | --- |",
+        *map(_line, rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    said = row.setting
+    value = "" if said.metavar is None else f"`{said.metavar}`"
+    where = "" if said.option else " (Python only)"
+    texts, api = (", ".join(f"`{name}`" for name in names) for names in ((text.key for text in said.texts), said.api))
+    cells = (f"`{row.name}`{where}", value, said.help, texts, api)
+    return "|".join(["", *(f" {cell} " if cell else " " for cell in cells), ""])
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    KEYWORDS.write_text(keywords(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
