@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 from diafano.request.card import ModelCard
-from diafano.request.request import Request, Settings, checked
+from diafano.request.request import Request, Settings
 
 GOOD = {
     "prompt": "an apple",

@@ -22,9 +22,8 @@ from diafano.checkpoints.parts import PartWriter, read_autoencoder, read_text_en
 from diafano.checkpoints.reading import read_json
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
 from diafano.engine.devices import find_device, find_dtype
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 from diafano.noise.schedule import NoiseSchedule
-from diafano.request.request import checked
 from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import ModelCard, StableDiffusion
 from diafano.text_encoder.bert import BERTConfig

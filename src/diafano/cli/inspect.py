@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 
 if TYPE_CHECKING:
     from diafano.checkpoints.recognise import Original
@@ -41,7 +41,6 @@ def inspect(
 def _print_way(preset: "Preset", size: str | None) -> None:
     from diafano.families.presets import parameter_counts, shapes
     from diafano.request.card import ModelCard
-    from diafano.request.request import checked
 
     width, height = preset.size if size is None else checked(ModelCard, {"name": preset.name, "size": size}).size
 
@@ -85,7 +84,6 @@ def read_preset(folder: Path) -> "Preset":
     from diafano.checkpoints.reading import read_json
     from diafano.families.presets import Preset
     from diafano.request.card import ModelCard
-    from diafano.request.request import checked
     from diafano.text_encoder.bert import BERTConfig
     from diafano.text_encoder.clip import CLIPTextConfig
     from diafano.text_encoder.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from diafano import __version__
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 from diafano.networks.tileable import AXES
 from diafano.noise.sources import GENERATORS
 from diafano.pictures.infotext import infotext, parse_infotext
@@ -25,7 +25,7 @@ from diafano.request.fields import (
 )
 from diafano.request.guidance import READ_GUIDANCE, guidance_as_infotext
 from diafano.request.programs.table import find_program
-from diafano.request.request import Request, Settings, checked, split_sampler_name
+from diafano.request.request import Request, Settings, split_sampler_name
 from diafano.sampling.samplers.table import find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 

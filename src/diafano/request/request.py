@@ -7,9 +7,9 @@ possible. What depends on the model, such as the sizes it can draw, is checked b
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from diafano.errors import UserError
 from diafano.networks.tileable import AXES
@@ -189,25 +189,3 @@ class Settings(OverPictureSettings, VariationSettings, SecondPassSettings, HowGu
     rng: str | None
     batch_size: int | None
     batch_position: int | None
-
-
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def checked(kind: type[Checked], fields: Mapping[str, object]) -> Checked:
-    """``kind(**fields)``, whose first mistake is raised as a UserError of one sentence."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else kind.__name__
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UserError):  # a validator's own sentence
-            raise cause from None
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"there is no setting {name!r}: use one of {', '.join(kind.model_fields)}") from None
-        if first["type"] == "missing":
-            raise UserError(f"{name} is missing: give {kind.model_fields[name].description}") from None
-        field = kind.model_fields.get(name)
-        wanted = first["msg"] if field is None or field.description is None else f"give {field.description}"
-        raise UserError(f"{name} {first['input']!r} is not possible: {wanted}") from None
