@@ -23,7 +23,9 @@ def check_parts_match(parts: Parts, label: str) -> None:
     """Of Stable Diffusion: raises UserError where one part does not take what the part before it gives."""
     unet = expected(parts.network, UNet, "network", label)
     expected(parts.process, NoiseSchedule, "noise process", label)
-    (text,) = parts.texts.values()
+    text, *further = parts.texts.values()
+    if further:
+        raise UserError(f"{label} reads one text encoder, not {', '.join(parts.texts)}: they belong to different models")
     tokenizer, text_encoder, autoencoder = text.tokenizer, text.encoder, parts.autoencoder
     channels = autoencoder.config.latent_channels
     if unet.config.in_channels not in (channels, 2 * channels + 1):  # the latter for inpainting
