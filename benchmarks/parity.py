@@ -28,7 +28,8 @@ from random_model import FAMILIES, quiet, write_random_model, write_scheduler
 from torch import Tensor
 
 import diafano
-from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
+from diafano.checkpoints.parts import read_part
+from diafano.families.folder_parts import AUTOENCODER, TEXT_ENCODERS, UNET
 from diafano.sampling.samplers.table import find_sampler
 from diafano.text_encoder.tokenizer import Tokenizer
 
@@ -56,7 +57,7 @@ def their_text_encoder(folder: Path, ids: Tensor) -> Outputs:
 
 def our_text_encoder(folder: Path, ids: Tensor) -> Outputs:
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    return [read_text_encoder(folder / "text_encoder", tokenizer).filled().eval()(ids)]
+    return [read_part(folder / "text_encoder", *TEXT_ENCODERS, tokenizer=tokenizer).filled().eval()(ids)]
 
 
 def their_unet(folder: Path, latent: Tensor, timestep: Tensor, text: Tensor) -> Outputs:
@@ -65,7 +66,7 @@ def their_unet(folder: Path, latent: Tensor, timestep: Tensor, text: Tensor) -> 
 
 
 def our_unet(folder: Path, latent: Tensor, timestep: Tensor, text: Tensor) -> Outputs:
-    return [read_unet(folder / "unet").filled().eval()(latent, timestep, text)]
+    return [read_part(folder / "unet", UNET).filled().eval()(latent, timestep, text)]
 
 
 def their_image_encoder(folder: Path, pixels: Tensor) -> Outputs:
@@ -75,7 +76,7 @@ def their_image_encoder(folder: Path, pixels: Tensor) -> Outputs:
 
 
 def our_image_encoder(folder: Path, pixels: Tensor) -> Outputs:
-    found = read_autoencoder(folder / "vae").filled().eval().encode(pixels)
+    found = read_part(folder / "vae", AUTOENCODER).filled().eval().encode(pixels)
     return [found.mean, found.logvar]
 
 
@@ -85,7 +86,7 @@ def their_decoder(folder: Path, latent: Tensor) -> Outputs:
 
 
 def our_decoder(folder: Path, latent: Tensor) -> Outputs:
-    return [read_autoencoder(folder / "vae").filled().eval().decode(latent)]
+    return [read_part(folder / "vae", AUTOENCODER).filled().eval().decode(latent)]
 
 
 PARTS: dict[str, tuple[Callable[..., Outputs], Callable[..., Outputs]]] = {

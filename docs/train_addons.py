@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import diafano
-from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.parts import write_part
 from diafano.checkpoints.writing import folder_in_place
+from diafano.families.family import Said
+from diafano.families.folder_parts import AUTOENCODER
 from diafano.pictures.pixels import to_pixels
 from diafano.stable_diffusion import StableDiffusion
 from diafano.training.data.emoji.colours import COLOURS
@@ -112,7 +114,7 @@ def make_sepia(model: StableDiffusion) -> None:
     last.weight.copy_(torch.einsum("oc,cihw->oihw", SEPIA, last.weight))
     last.bias.copy_(SEPIA @ (last.bias + 1) - 1)  # pixels x stand for colours (x + 1) / 2
     with folder_in_place(FOLDER / "sepia", marker="config.json") as folder:
-        PartWriter(torch.float16).autoencoder(model.autoencoder, folder, sample_size=SIZE)
+        write_part(model.autoencoder, folder, AUTOENCODER, Said((SIZE, SIZE)), dtype=torch.float16)
 
 
 def optimise(

@@ -10,9 +10,15 @@ Where nobody does, it goes to the log "diafano" as a warning, which Python print
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Checked = TypeVar("Checked", bound="BaseModel")
 
 
 class UserError(ValueError):
@@ -21,6 +27,27 @@ class UserError(ValueError):
     Its text is one sentence that says what was wrong, with which value, and what to do. The command line prints
     it without a traceback and exits with code 2.
     """
+
+
+def checked(kind: type[Checked], fields: Mapping[str, object]) -> Checked:
+    """``kind(**fields)``, whose first mistake is raised as a UserError of one sentence."""
+    from pydantic import ValidationError  # which takes its time, and nobody else needs it of this module
+
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else kind.__name__
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UserError):  # a validator's own sentence
+            raise cause from None
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"there is no setting {name!r}: use one of {', '.join(kind.model_fields)}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{name} is missing: give {kind.model_fields[name].description}") from None
+        field = kind.model_fields.get(name)
+        wanted = first["msg"] if field is None or field.description is None else f"give {field.description}"
+        raise UserError(f"{name} {first['input']!r} is not possible: {wanted}") from None
 
 
 class Notes(list[str]):

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from diafano.checkpoints.hub import HubId, find_hub_id, needed_files
 from diafano.checkpoints.single_file import save_file as save_single_file
 from diafano.cli import main as cli
 from diafano.errors import UserError
+from diafano.families.table import FAMILIES
 from diafano.stable_diffusion import StableDiffusion
 
 UNET, VAE, TEXT = (
@@ -265,11 +266,11 @@ def test_a_model_without_a_card_is_called_by_its_name(hub: Hub) -> None:
 
 
 def test_needed_files_of_a_repository_that_lists_nothing_are_the_usual_ones() -> None:
-    named = set(needed_files([], weights=False))
+    named = set(needed_files([], FAMILIES["sd1"], weights=False))
     assert named == (CONFIGS | TOKENIZER) - {"model_index.json", "diafano.json"} - {
         name for name in TOKENIZER if "config" in name or "map" in name
     }
-    assert set(needed_files([], prefer_half=True)) == named | {UNET, VAE, TEXT}
+    assert set(needed_files([], FAMILIES["sd1"], prefer_half=True)) == named | {UNET, VAE, TEXT}
 
 
 # ---- what is a hub id
@@ -382,7 +383,8 @@ def test_a_single_files_tokenizer_comes_from_the_hub(
     assert set(hub.fetched()) == TOKENIZER
     assert torch.equal(loaded.tokenizer(["a red apple"]), model.tokenizer(["a red apple"]))
 
-    monkeypatch.setattr("diafano.checkpoints.single_file.TOKENIZERS", {"sd1": HubId("owner/tiny", "v1.0")})
+    elsewhere = replace(FAMILIES["sd1"].single_file, tokenizer="owner/tiny@v1.0")
+    monkeypatch.setitem(FAMILIES, "sd1", replace(FAMILIES["sd1"], single_file=elsewhere))
     for path in (hub.folder / "tokenizer").iterdir():  # a repository that is a text encoder alone has them at its top
         path.rename(hub.folder / path.name)
     hub.asked.clear()

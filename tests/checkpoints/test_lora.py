@@ -176,7 +176,8 @@ def test_what_does_not_fit_is_one_sentence(model: StableDiffusion, tmp_path: Pat
 def test_diffusers_applies_the_same(model: StableDiffusion, tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
-    from diafano.checkpoints.parts import PartWriter
+    from diafano.checkpoints.parts import write_part
+    from diafano.families.folder_parts import UNET
 
     names = [f"{ATTENTION}.to_q", f"{ATTENTION}.to_out.0", "mid_block.attentions.0.transformer_blocks.0.ff.net.2"]
     made = matrices(model, "unet", names)
@@ -184,7 +185,7 @@ def test_diffusers_applies_the_same(model: StableDiffusion, tmp_path: Path) -> N
         {key: tensor for name in names for key, tensor in zip(peft(name), made[name], strict=True)},
         tmp_path / "l.safetensors",
     )
-    PartWriter().unet(model.unet, tmp_path / "unet", sample_size=8)
+    write_part(model.unet, tmp_path / "unet", UNET)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         oracle = UNet2DConditionModel.from_pretrained(tmp_path / "unet")

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import diafano
-from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.parts import write_part
 from diafano.checkpoints.single_file import save_file as save_single_file
 from diafano.checkpoints.vae import with_autoencoder
 from diafano.cli import main as cli
 from diafano.errors import UserError
 from diafano.families import names as table
+from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.pictures.files import read_parameters, read_picture
 from diafano.stable_diffusion import StableDiffusion
@@ -50,7 +51,7 @@ def original(autoencoder: Autoencoder) -> dict[str, Tensor]:
 def write(form: str, autoencoder: Autoencoder, path: Path) -> Path:
     if form in ("folder", "model's folder", "folder without a scale"):
         folder = path / "vae" if form == "model's folder" else path
-        PartWriter().autoencoder(autoencoder, folder, sample_size=64)
+        write_part(autoencoder, folder, AUTOENCODER)
         if form == "folder without a scale":
             settings = json.loads((folder / "config.json").read_text())
             del settings["scaling_factor"]

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 import diafano
-from diafano.checkpoints import configs
 from diafano.checkpoints.controlnet import load_controlnet, names_of
 from diafano.cli import main as cli
 from diafano.errors import UserError
+from diafano.families import configs
 from diafano.networks.controlnet import ControlNet
 from diafano.networks.unet import UNet, UNetConfig
 from diafano.pictures.files import read_parameters

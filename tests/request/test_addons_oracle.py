@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import diafano
 from diafano.checkpoints.diffusers import save_folder
-from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.parts import write_part
+from diafano.families.folder_parts import AUTOENCODER
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.stable_diffusion import StableDiffusion
 
@@ -117,7 +118,7 @@ def test_a_textual_inversion(model: StableDiffusion, folder: Path, tmp_path: Pat
 
 def test_another_autoencoder(model: StableDiffusion, folder: Path, tmp_path: Path) -> None:
     other = shaken(copy.deepcopy(model.autoencoder), 9)
-    PartWriter().autoencoder(other, tmp_path / "vae", sample_size=64)
+    write_part(other, tmp_path / "vae", AUTOENCODER)
     vae = diffusers.AutoencoderKL.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False)
     expected = theirs(opened(diffusers.StableDiffusionPipeline, folder, vae=vae), "a red apple", "a fox")
     loaded = diafano.load(folder, device="cpu", dtype="float32", vae=tmp_path / "vae")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from diafano.errors import UserError, collect_notes
+from diafano.errors import UserError, checked, collect_notes
 from diafano.request.card import ModelCard
-from diafano.request.request import Request, Settings, checked
+from diafano.request.request import Request, Settings
 from diafano.stable_diffusion import StableDiffusion
 
 GOOD = {

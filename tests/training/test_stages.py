@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from diafano.checkpoints.diffusers import load_folder
-from diafano.checkpoints.parts import read_autoencoder
+from diafano.checkpoints.parts import read_part
 from diafano.checkpoints.tiny_decoder import load_tiny_decoder
+from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
@@ -95,7 +96,7 @@ def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: P
 
 def test_the_saved_latent_scale_gives_unit_variance(parts: Path) -> None:
     stage = AutoencoderStage(autoencoder_recipe(parts / "unused"), CPU)
-    autoencoder = read_autoencoder(parts / "autoencoder" / "vae").filled()
+    autoencoder = read_part(parts / "autoencoder" / "vae", AUTOENCODER).filled()
     latents = autoencoder.encode(stage.examples.batch(np.arange(24), CPU)).mean
     assert latents.std().item() == pytest.approx(1.0, rel=0.02)
 

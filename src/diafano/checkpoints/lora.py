@@ -7,7 +7,7 @@ and no layer of the model takes is an error that names it, never left out in sil
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from diafano.checkpoints.addon_files import hash_of, named_files
 from diafano.checkpoints.reading import listed, read_file
 from diafano.errors import UserError, note
-from diafano.networks.lora import TEXT_ENCODER, UNET, Layer, Lora, MergedLoras, Strength, Update, layers_of
+from diafano.families.family import Family
+from diafano.networks.lora import Layer, Lora, MergedLoras, Strength, Update, layers_of
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.lora_tags import LoraTag
 
@@ -44,6 +45,7 @@ class Loras(MergedLoras):
     def __init__(self, model: StableDiffusion) -> None:
         super().__init__(model.unet, model.text_encoder)
         self._kept = model.addons.kept
+        self._family = model.family
 
     def add(
         self,
@@ -61,7 +63,7 @@ class Loras(MergedLoras):
         """
         path = Path(path)
         name = path.stem if name is None else name
-        lora = read_lora(path, self.layers, allow_partial=allow_partial)
+        lora = read_lora(path, self.layers, self._family, allow_partial=allow_partial)
         self.put(name, lora, Strength(strength if text is None else text, strength))
         self._kept[name] = (LoraTag(name, self.strengths[name].text, strength), lora.hash)
         return name
@@ -97,6 +99,7 @@ class LoraFiles:
         self.folders = folders
         self._allow_partial = allow_partial
         self._layers = layers_of(model.unet, model.text_encoder)
+        self._family = model.family
         self._read: dict[Path, tuple[int, Lora]] = {}
 
     def __call__(self, name: str) -> Lora:
@@ -104,16 +107,16 @@ class LoraFiles:
         path = named_files(name, self.files, self.folders, "LoRA", "--lora-dir FOLDER or --lora FILE")
         changed = path.stat().st_mtime_ns
         if path not in self._read or self._read[path][0] != changed:
-            self._read[path] = (changed, read_lora(path, self._layers, allow_partial=self._allow_partial))
+            self._read[path] = (changed, read_lora(path, self._layers, self._family, allow_partial=self._allow_partial))
         return self._read[path][1]
 
 
-def read_lora(path: Path, layers: Mapping[str, Layer], *, allow_partial: bool = False) -> Lora:
-    """The LoRA in a file, for a model with these layers.
+def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_partial: bool = False) -> Lora:
+    """The LoRA in a file, for a model of the family with these layers.
 
     Raises UserError for tensors that no layer takes; with `allow_partial` they are told in a note.
     """
-    updates, unmatched = match(read_file(path), layers, path)
+    updates, unmatched = match(read_file(path), layers, family, path)
     if unmatched:
         said = f"{path} has {listed(unmatched)}, which no layer of this model takes"
         if not allow_partial or not updates:
@@ -123,10 +126,10 @@ def read_lora(path: Path, layers: Mapping[str, Layer], *, allow_partial: bool = 
 
 
 def match(
-    tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], path: Path
+    tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], family: Family, path: Path
 ) -> tuple[dict[str, Update], list[str]]:
     """Layer -> its update, and the names of the tensors that no layer takes. `path` is for what is said of errors."""
-    spellings = {spelling: layer for layer in layers for spelling in _spellings(layer)}
+    spellings = {spelling: layer for layer in layers for spelling in family.lora_spellings(layer)}
     found: dict[str, dict[str, Tensor]] = {}
     unmatched: list[str] = []
     for name, tensor in tensors.items():
@@ -164,14 +167,3 @@ def _split_fused_name(name: str) -> tuple[str, str | None]:
         if name.endswith("." + ending):
             return name[: -len(ending) - 1], role
     return name, None
-
-
-def _spellings(layer: str) -> Iterator[str]:
-    """How files call a layer."""
-    part, _, name = layer.partition(".")
-    if part == UNET:
-        yield from (layer, name, "lora_unet_" + name.replace(".", "_"))
-    else:
-        for prefix in ("", "text_model."):
-            yield f"{TEXT_ENCODER}.{prefix}{name}"
-        yield from (f"{te}_text_model_{name.replace('.', '_')}" for te in ("lora_te", "lora_te1"))

@@ -1,130 +1,99 @@
 """One part of a model to and from its folder in the diffusers format; a training stage hands on just such a folder.
 
-Reading gives the network without weights and the weights beside it (`ReadPart`), so that a number format can be
-chosen for all parts together before any memory is taken.
+What the folder of a class of parts holds is declared by a `FolderPart`. Reading gives the network without weights and
+the weights beside it (`ReadPart`), so that a number format can be chosen for all parts together before any memory is
+taken.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from diafano.checkpoints import configs
-from diafano.checkpoints.reading import assign_weights, read_json, read_weights, without_prefix
+from diafano.checkpoints.reading import assign_weights, read_json, read_weights
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, write_json, write_weights
-from diafano.engine.devices import DTYPES, on_meta
+from diafano.engine.devices import on_meta
 from diafano.errors import UserError
-from diafano.networks.autoencoder import Autoencoder
-from diafano.networks.unet import UNet
-from diafano.text_encoder.bert import BERTTextEncoder
-from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder, strip_text_model_prefix
+from diafano.families.family import FolderPart, Found, Json, Said
 from diafano.text_encoder.tokenizer import Tokenizer
 
-DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
-
-# Before diffusers 0.15 the autoencoder's attention had other names.
-OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-OLD_ATTENTION = re.compile(r"(?<=mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
-
-TextEncoder = CLIPTextEncoder | BERTTextEncoder
-Network = TypeVar("Network", bound=nn.Module, covariant=True)
+Part = TypeVar("Part", covariant=True)
 
 
 @dataclass(frozen=True)
-class ReadPart(Generic[Network]):
-    """A network on the meta device and the stored weights for it."""
+class ReadPart(Generic[Part]):
+    """A part, a network on the meta device say, and the stored weights for it."""
 
-    network: Network
+    part: Part
     weights: Mapping[str, Tensor]
     folder: Path
+    settings: Json
+    """What its JSON says."""
 
-    def filled(self, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Network:
+    def filled(self, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Part:
         """The network with its weights, ready to run on `device` (the CPU if None). Raises UserError if they differ."""
-        device = torch.device("cpu") if device is None else device
-        assign_weights(self.network, self.weights, device=device, dtype=dtype, where=self.folder)
-        return self.network
+        if isinstance(self.part, nn.Module):
+            device = torch.device("cpu") if device is None else device
+            assign_weights(self.part, self.weights, device=device, dtype=dtype, where=self.folder)
+        return self.part
 
 
-def read_unet(folder: Path, *, prefer_half: bool = False) -> ReadPart[UNet]:
-    """A `unet` folder."""
-    config = configs.read_unet_config(read_json(folder / "config.json"), f"{folder}/config.json")
-    with on_meta():
-        unet = UNet(config)
-    return ReadPart(unet, read_weights(folder, DIFFUSERS_STEM, prefer_half=prefer_half), folder)
+def read_part(
+    folder: Path,
+    *kinds: FolderPart[Part],
+    tokenizer: Tokenizer | None = None,
+    weights: bool = True,
+    prefer_half: bool = False,
+) -> ReadPart[Part]:
+    """The part in a folder, which is of one of these `kinds`; a text encoder's special tokens are its `tokenizer`'s.
+
+    Without `weights` it is only described. Raises UserError, naming the file, for what is missing or unknown.
+    """
+    path = folder / kinds[0].file
+    settings = read_json(path)
+    kind = kinds[0] if len(kinds) == 1 else _named(settings, kinds, path)
+    stored: Mapping[str, Tensor] = {}
+    if weights and kind.stem is not None:
+        stored = kind.ours(read_weights(folder, kind.stem, prefer_half=prefer_half))
+    tokens = (0, 0, 0) if tokenizer is None else (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token)
+    config = kind.read(settings, Found(str(path), tokens, stored.keys()))
+    with nullcontext() if kind.stem is None else on_meta():
+        return ReadPart(kind.make(config), stored, folder, settings)
 
 
-def read_autoencoder(folder: Path, *, prefer_half: bool = False) -> ReadPart[Autoencoder]:
-    """A `vae` folder."""
-    config = configs.read_autoencoder_config(read_json(folder / "config.json"), f"{folder}/config.json")
-    with on_meta():
-        autoencoder = Autoencoder(config)
-    weights = read_weights(folder, DIFFUSERS_STEM, prefer_half=prefer_half)
-    return ReadPart(autoencoder, {_new_attention_name(name): tensor for name, tensor in weights.items()}, folder)
+def write_part(
+    part: Any,
+    folder: Path,
+    kind: FolderPart[Any],
+    said: Said = Said(),  # noqa: B008 (frozen)
+    *,
+    config: Any = None,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a part into its folder, its weights converted to `dtype` (None: as they are), large ones in shards.
+
+    What its JSON says is `config` (None: its own) and what is `said` beside it.
+    """
+    if kind.stem is not None:
+        stored = next(part.parameters()).dtype if dtype is None else dtype
+        said = replace(said, dtype=str(stored).removeprefix("torch."))
+        weights = {kind.prefix + name: tensor for name, tensor in part.state_dict().items()}
+        write_weights(weights, folder, kind.stem, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / kind.file, kind.write(part.config if config is None else config, said))
 
 
-def read_text_encoder(folder: Path, tokenizer: Tokenizer, *, prefer_half: bool = False) -> ReadPart[TextEncoder]:
-    """A `text_encoder` folder: CLIP's or BERT's, as config.json says. The tokenizer knows the special tokens."""
-    settings, where = read_json(folder / "config.json"), str(folder / "config.json")
-    weights = read_weights(folder, TRANSFORMERS_STEM, prefer_half=prefer_half)
-    tokens = (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token)
+def _named(settings: Json, kinds: tuple[FolderPart[Part], ...], path: Path) -> FolderPart[Part]:
     architecture = settings.get("architectures") or [None]
-    kind = settings.get("model_type", {"CLIPTextModel": "clip_text_model", "BertModel": "bert"}.get(architecture[0]))
-    if kind == "clip_text_model":
-        clip_config = configs.read_clip_config(settings, tokens, where)
-        with on_meta():
-            clip = CLIPTextEncoder(clip_config)
-        names = strip_text_model_prefix(weights)
-        return ReadPart(clip, {ours: weights[theirs] for theirs, ours in names.items()}, folder)
-    if kind == "bert":
-        weights = without_prefix(weights, "bert.")
-        weights.pop("embeddings.position_ids", None)  # it only counts 0, 1, 2, ...
-        pooler = any(name.startswith("pooler.") for name in weights)
-        bert_config = configs.read_bert_config(settings, tokens, pooler, where)
-        with on_meta():
-            bert = BERTTextEncoder(bert_config)
-        return ReadPart(bert, weights, folder)
-    raise UserError(f"{where} describes a text encoder of the type {kind!r}: only clip_text_model and bert are known")
-
-
-@dataclass(frozen=True)
-class PartWriter:
-    """Writes parts into their folders, weights converted to `dtype` (None: as they are), large ones in shards."""
-
-    dtype: torch.dtype | None = None
-    max_shard_bytes: int = MAX_SHARD_BYTES
-
-    def unet(self, unet: UNet, folder: Path, *, sample_size: int | list[int]) -> None:
-        """`sample_size` is the latent's edge, or [height, width]."""
-        self._write(unet, folder, DIFFUSERS_STEM, configs.unet_json(unet.config, sample_size))
-
-    def autoencoder(
-        self, autoencoder: Autoencoder, folder: Path, *, sample_size: int, latent_scale: float | None = None
-    ) -> None:
-        """`sample_size` is the picture's edge; `latent_scale` replaces the one that the network was made with."""
-        config = autoencoder.config
-        if latent_scale is not None:
-            config = config.model_copy(update={"latent_scale": latent_scale})
-        self._write(autoencoder, folder, DIFFUSERS_STEM, configs.autoencoder_json(config, sample_size))
-
-    def text_encoder(self, encoder: TextEncoder, folder: Path) -> None:
-        stored = next(encoder.parameters()).dtype if self.dtype is None else self.dtype
-        dtype_name = next(name for name, value in DTYPES.items() if value == stored)
-        if isinstance(encoder.config, CLIPTextConfig):
-            # transformers 5 writes no prefix but reads it; everything older, and other programs, need it.
-            config = configs.clip_json(encoder.config, dtype_name)
-            self._write(encoder, folder, TRANSFORMERS_STEM, config, prefix="text_model.")
-        else:
-            self._write(encoder, folder, TRANSFORMERS_STEM, configs.bert_json(encoder.config, dtype_name))
-
-    def _write(self, part: nn.Module, folder: Path, stem: str, config: Mapping[str, Any], prefix: str = "") -> None:
-        weights = {prefix + name: tensor for name, tensor in part.state_dict().items()}
-        write_weights(weights, folder, stem, dtype=self.dtype, max_shard_bytes=self.max_shard_bytes)
-        write_json(folder / "config.json", config)
-
-
-def _new_attention_name(name: str) -> str:
-    return OLD_ATTENTION.sub(lambda match: OLD_ATTENTION_NAMES[match[0]], name)
+    usual = next((kind.model_type for kind in kinds if kind.kind == architecture[0]), None)
+    named = settings.get("model_type", usual)
+    for kind in kinds:
+        if kind.model_type == named:
+            return kind
+    known = " and ".join(str(kind.model_type) for kind in kinds)
+    raise UserError(f"{path} describes a text encoder of the type {named!r}: only {known} are known")

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from diafano.checkpoints.differences import compare
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.engine.devices import fastest_layout
 from diafano.engine.memory import MappedFiles
@@ -137,25 +138,23 @@ def assign_weights(
     Raises UserError, naming the tensors, if any is missing, unexpected or has another shape. `where` names the source.
     """
     places = [
-        (owner, leaf, f"{path}.{leaf}" if path else leaf, own.shape)
+        (owner, leaf, f"{path}.{leaf}" if path else leaf, own)
         for path, owner in module.named_modules()
         for leaf, own in owner.named_parameters(recurse=False)
     ]
-    missing = [name for _, _, name, _ in places if name not in weights]
-    if missing:
-        raise UserError(f"{where} lacks {listed(missing)}: the file and its config.json do not belong together")
-    if len(weights) != len(places):
-        unexpected = weights.keys() - {name for _, _, name, _ in places}
+    differences = compare({name: own for _, _, name, own in places}, weights)
+    if differences.missing:
         raise UserError(
-            f"{where} has {listed(sorted(unexpected))}, for which its config.json leaves no place: fetch it again"
+            f"{where} lacks {listed(differences.missing)}: the file and its config.json do not belong together"
         )
-    misshapen = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(shape)}"
-        for _, _, name, shape in places
-        if weights[name].shape != shape
-    ]
-    if misshapen:
-        raise UserError(f"{where} has tensors of a wrong shape, {listed(misshapen)}: its config.json says otherwise")
+    if differences.unexpected:
+        raise UserError(
+            f"{where} has {listed(differences.unexpected)}, for which its config.json leaves no place: fetch it again"
+        )
+    if differences.misshapen:
+        raise UserError(
+            f"{where} has tensors of a wrong shape, {listed(differences.misshapes)}: its config.json says otherwise"
+        )
     files = MappedFiles()
     for owner, leaf, name, _ in places:
         stored = weights[name]
@@ -172,11 +171,6 @@ def _placed(owner: nn.Module, stored: Tensor, device: torch.device, dtype: torch
         return stored  # mapped: until it runs it takes no memory
     layout = fastest_layout(owner, dtype) if stored.ndim == 4 else torch.preserve_format
     return stored.to(device=device, dtype=dtype, memory_format=layout)
-
-
-def without_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same tensors; a name that begins with `prefix` loses it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
 
 
 def read_weight_map(index: Path) -> dict[str, str]:

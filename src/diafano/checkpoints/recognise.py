@@ -6,58 +6,28 @@ Nothing is configured in such a file, so everything is read off names and values
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diafano.checkpoints.differences import compare
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.checkpoints.reading import listed, read_safetensors
 from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError
 from diafano.families import names as table
-from diafano.families.shapes import Part, count, find_autoencoder, find_text_encoder, find_unet
-from diafano.networks.unet import UNet, UNetConfig
+from diafano.families.family import Family, FoundPart, SingleFile
+from diafano.families.strangers import stranger
+from diafano.families.table import FAMILIES, family_of_tensors, known_families, single_file_of
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 
-Prediction = Literal["noise", "v"]
-
-SD2_TEXT_WIDTH = 1024
-V_DEVIATION = 0.09
-"""ComfyUI's line between 2.x models that predict noise and those that predict v, on `V_TENSOR`."""
-V_TENSOR = "transformer_blocks.0.norm1.bias"
-
-# Names that no Stable Diffusion 1 or 2 has -> what has them. The first that is found is told.
-STRANGERS = {
-    "conditioner.embedders.": "a Stable Diffusion XL checkpoint",
-    "model.diffusion_model.label_emb.": "a checkpoint with class labels (Stable Diffusion XL, or an upscaler)",
-    "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint",
-    "model.diffusion_model.double_blocks.": "a Flux checkpoint",
-    "double_blocks.": "a Flux checkpoint",
-    "control_model.": "a ControlNet",
-    "lora_unet_": "a LoRA, which changes a model and is none",
-    "lora_te_": "a LoRA, which changes a model and is none",
-    "string_to_param": "a textual inversion, which adds a word to a model and is none",
-    "emb_params": "a textual inversion, which adds a word to a model and is none",
-    "down_blocks.": "one part of a diffusers folder",
-    "encoder.down": "an autoencoder alone",
-    "text_model.": "a text encoder alone",
-}
-# Names that are known and not needed -> why.
+# Names that are known and not needed, in files of any family -> why.
 SPARE = {
     table.EMA: "EMA copies of the UNet",
     "loss.": "training loss",
-    f"{table.AUTOENCODER}loss.": "training loss",
-    f"{table.OPEN_CLIP}logit_scale": "CLIP's head, which texts for pictures do not need",
-    f"{table.OPEN_CLIP}text_projection": "CLIP's head, which texts for pictures do not need",
-    f"{table.OPEN_CLIP}attn_mask": "constants",
-    f"{table.CLIP_UNPREFIXED}text_projection": "CLIP's head, which texts for pictures do not need",
-    f"{table.CLIP_UNPREFIXED}logit_scale": "CLIP's head, which texts for pictures do not need",
-    "cond_stage_model.logit_scale": "CLIP's head, which texts for pictures do not need",
-    "cond_stage_model.text_projection": "CLIP's head, which texts for pictures do not need",
-    "depth_model.": "the network that estimates depth",
     "v_pred": "marks v prediction",
     "ztsnr": "marks zero terminal SNR",
 }
@@ -66,14 +36,6 @@ SCHEDULE_CONSTANTS = re.compile(
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar"
     r"|scale_factor)"
 )
-KINDS = {
-    4: "text to image",
-    5: "depth to picture (5 input channels: latent, depth)",
-    7: "upscaling (7 input channels: latent, small picture)",
-    8: "editing by instruction (8 input channels: latent, latent of the picture)",
-    9: "inpainting (9 input channels: latent, mask, latent of the masked picture)",
-}
-PARTS = {"unet": table.UNET, "autoencoder": table.AUTOENCODER, "text_encoder": "cond_stage_model."}
 
 
 @dataclass(frozen=True)
@@ -82,10 +44,13 @@ class Original:
 
     path: Path
     tensors: Mapping[str, Tensor]
-    family: Literal["sd1", "sd2"]
+    family: str
+    """As in `families.table.FAMILIES`."""
     kind: str
     """What it draws from, such as "text to image"."""
-    prediction: Prediction
+    drawn: bool
+    """Whether this program draws with models of that kind."""
+    prediction: str
     evidence: str
     """Why `prediction` is believed."""
     certain: bool
@@ -94,7 +59,7 @@ class Original:
     """(width, height) in pixels that it was trained for."""
     zero_terminal_snr: bool
     uses_ema: bool
-    parts: Mapping[str, Part]
+    parts: Mapping[str, FoundPart]
     absent: tuple[str, ...]
     """Parts of which the file has nothing."""
     missing: tuple[str, ...]
@@ -105,6 +70,16 @@ class Original:
     """Tensors outside the parts that nothing is known of."""
     spare: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Reason -> tensors that are known and not needed."""
+
+    @property
+    def label(self) -> str:
+        """What people call its family."""
+        return FAMILIES[self.family].label
+
+    @property
+    def form(self) -> SingleFile:
+        """How its family's models lie in one file."""
+        return single_file_of(FAMILIES[self.family])
 
     def used(self, part: str) -> set[str]:
         """Names in the file that the part is made of."""
@@ -121,39 +96,41 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
     if prediction not in (None, "noise", "v"):
         raise UserError(f"prediction {prediction!r} is not possible: give noise or v, or leave it out")
     tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
-    _check_is_one(tensors, path)
+    family = _family(tensors, path)
+    form = single_file_of(family)
     has_ema = any(name.startswith(table.EMA + "diffusion_model") for name in tensors)
-    has_unet = any(name.startswith(table.UNET) for name in tensors)
     if ema and not has_ema:
         raise UserError(f"{path} has no EMA copies ({table.EMA}*): leave that option out")
-    uses_ema = ema and has_unet  # averages alone do not say how their names were divided
 
-    found_parts = {
-        "unet": find_unet(tensors, path, ema=uses_ema),
-        "autoencoder": find_autoencoder(tensors, path),
-        "text_encoder": find_text_encoder(tensors, path),
-    }
-    parts = {name: part for name, part in found_parts.items() if part is not None}
-    unet = parts["unet"].network if "unet" in parts else None
-    unet_config = unet.config if isinstance(unet, UNet) else None
-    open_clip = any(name.startswith(table.OPEN_CLIP) for name in tensors)
-    second = open_clip or (unet_config is not None and unet_config.text_width == SD2_TEXT_WIDTH)
-    found, evidence, certain = _prediction(tensors, notes, second=second, unet=unet_config, asked=prediction)
+    found = {name: part.find(tensors, path) for name, part in form.parts.items()}
+    parts = {name: part for name, part in found.items() if part is not None}
+    uses_ema = ema and family.network in parts  # averages alone do not say how their names were divided
+    if uses_ema:
+        parts[family.network] = averaged(parts[family.network])
+    config = parts[family.network].network.config if family.network in parts else None
+    predicted = form.prediction(tensors, notes, config, prediction)
     return Original(
         path=path,
         tensors=tensors,
-        family="sd2" if second else "sd1",
-        kind="unknown, without a UNet" if unet_config is None else _kind(unet_config),
-        prediction=found,
-        evidence=evidence,
-        certain=certain,
-        size=_size(notes, second=second and found == "v"),
+        family=family.name,
+        kind="unknown, without a UNet" if config is None else _kind(form, config.in_channels),
+        drawn=config is not None and config.in_channels in form.drawn,
+        prediction=predicted.predicts,
+        evidence=predicted.evidence,
+        certain=predicted.certain,
+        size=_size(notes) or form.size(predicted.predicts),
         zero_terminal_snr="ztsnr" in tensors,
         uses_ema=uses_ema,
         parts=parts,
-        absent=tuple(name for name in PARTS if name not in parts),
-        **_sorted_names(tensors, parts),
+        absent=tuple(name for name in form.parts if name not in parts),
+        **_sorted_names(tensors, parts, form),
     )
+
+
+def averaged(part: FoundPart) -> FoundPart:
+    """The same network, of the running averages of its weights."""
+    places = {ours: replace(stored, name=table.ema_name(stored.name)) for ours, stored in part.table.items()}
+    return replace(part, table=places)
 
 
 def suspicions(original: Original) -> Iterator[str]:
@@ -176,69 +153,33 @@ def suspicions(original: Original) -> Iterator[str]:
             yield "alphas_cumprod is not the noise schedule of Stable Diffusion"
 
 
-def _prediction(
-    tensors: Mapping[str, Tensor],
-    notes: Mapping[str, Any],
-    *,
-    second: bool,
-    unet: UNetConfig | None,
-    asked: str | None,
-) -> tuple[Prediction, str, bool]:
-    """What the UNet predicts, the evidence, and whether that is certain."""
-    if asked is not None:
-        return "v" if asked == "v" else "noise", "as asked for", True
-    said = str(notes.get("modelspec.prediction_type", "")).lower()
-    if said in ("v", "v_prediction", "epsilon", "noise"):
-        return "v" if said.startswith("v") else "noise", f"the file's metadata says prediction_type {said}", True
-    if "v_pred" in tensors:
-        return "v", "the file has the marker v_pred", True
-    if not second:
-        return "noise", "every Stable Diffusion 1 of its authors does", True
-    if unet is None or unet.in_channels != 4:
-        return "noise", "every Stable Diffusion 2 that takes more than a latent does", True
-    last = [name for name in tensors if name.startswith(f"{table.UNET}output_blocks.") and name.endswith(V_TENSOR)]
-    if not last:
-        return "noise", "nothing in the file says otherwise", False
-    name = max(last, key=lambda name: int(name.split(".")[3]))
-    deviation = tensors[name].float().std(correction=0).item()
-    v = deviation > V_DEVIATION
-    compared = "above" if v else "not above"
-    evidence = f"{name} spreads by {deviation:.3f}, {compared} {V_DEVIATION}, as in 2.x models that predict"
-    return ("v", f"{evidence} v", False) if v else ("noise", f"{evidence} noise", False)
-
-
-def _sorted_names(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Any]:
+def _sorted_names(tensors: Mapping[str, Tensor], parts: Mapping[str, FoundPart], form: SingleFile) -> dict[str, Any]:
     """Every name of the file into one of the drawers of `Original`."""
     missing: list[str] = []
     misshapen: list[str] = []
     places: set[str] = set()
     for part in parts.values():
-        wanted = part.wanted
-        for ours, stored in part.table.items():
-            places.add(stored.name)
-            if stored.name not in tensors:
-                missing.append(stored.name)
-                continue
-            shape = tuple(stored.ours(tensors[stored.name]).shape)
-            if shape != tuple(wanted[ours].shape):
-                misshapen.append(f"{stored.name} {shape} instead of {tuple(wanted[ours].shape)}")
-    last = _unused_layer(tensors, places)
+        stored = {ours: one.name for ours, one in part.table.items()}
+        places.update(stored.values())
+        differences = compare(part.wanted, part.weights(tensors))
+        missing += (stored[name] for name in differences.missing)
+        misshapen += (f"{stored[name]} {shapes}" for name, shapes in differences.misshapen.items())
+    known = SPARE | dict(form.spare(tensors, places))
+    own_weights = tuple(part.prefix for name, part in form.parts.items() if name in parts)
     spare: dict[str, list[str]] = {}
     unexpected: list[str] = []
     unknown: list[str] = []
     for name in tensors.keys() - places:
-        reason = next((why for prefix, why in SPARE.items() if name.startswith(prefix)), None)
+        reason = next((why for prefix, why in known.items() if name.startswith(prefix)), None)
         if SCHEDULE_CONSTANTS.fullmatch(name):
             reason = "constants of the noise schedule"
         elif name.endswith(".position_ids"):
             reason = "constants"
-        elif last is not None and name.startswith(last):
-            reason = "CLIP's last layer, which Stable Diffusion 2 leaves out"
-        elif "unet" in parts and name.startswith(table.UNET) and table.ema_name(name) in places:
+        elif name.startswith(own_weights) and table.ema_name(name) in places:
             reason = "the UNet's own weights, in favour of their EMA copies"
         if reason is not None:
             spare.setdefault(reason, []).append(name)
-        elif name.startswith(tuple(PARTS.values())):
+        elif name.startswith(tuple(part.prefix for part in form.parts.values())):
             unexpected.append(name)
         else:
             unknown.append(name)
@@ -251,30 +192,23 @@ def _sorted_names(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> d
     }
 
 
-def _unused_layer(tensors: Mapping[str, Tensor], places: set[str]) -> str | None:
-    """The prefix of OpenCLIP's last layer where it is stored and not used."""
-    start = f"{table.OPEN_CLIP}transformer.resblocks."
-    last = f"{start}{count(tensors, start) - 1}."
-    return None if any(name.startswith(last) for name in places) else last
-
-
-def _check_is_one(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for prefix, what in STRANGERS.items():
-        if any(name.startswith(prefix) for name in tensors):
-            raise UserError(f"{path} is {what}: give a whole checkpoint of Stable Diffusion 1 or 2")
-    if not any(name.startswith((*PARTS.values(), table.EMA)) for name in tensors):
+def _family(tensors: Mapping[str, Tensor], path: Path) -> Family:
+    """The file's family. Raises UserError, which names what it is as far as that is known, for a file of none."""
+    if (what := stranger(tensors)) is not None:
+        raise UserError(f"{path} is {what}: give a whole checkpoint of {known_families('or')}")
+    family = family_of_tensors(tensors)
+    if family is None:
         raise UserError(
             f"{path} is no checkpoint of Stable Diffusion: it has {listed(sorted(tensors))},"
             f" and nothing under {table.UNET}"
         )
+    return family
 
 
-def _size(notes: Mapping[str, Any], *, second: bool) -> tuple[int, int]:
+def _size(notes: Mapping[str, Any]) -> tuple[int, int] | None:
     width, _, height = str(notes.get("modelspec.resolution", "")).partition("x")
-    if width.isdigit() and height.isdigit():
-        return int(width), int(height)
-    return (768, 768) if second else (512, 512)
+    return (int(width), int(height)) if width.isdigit() and height.isdigit() else None
 
 
-def _kind(config: UNetConfig) -> str:
-    return KINDS.get(config.in_channels, f"unknown, {config.in_channels} input channels")
+def _kind(form: SingleFile, channels: int) -> str:
+    return form.kinds.get(channels, f"unknown, {channels} input channels")

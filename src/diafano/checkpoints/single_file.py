@@ -11,30 +11,28 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from diafano.checkpoints.hub import TOKENIZERS, fetch_tokenizer, find_hub_id
-from diafano.checkpoints.reading import assign_weights, listed
-from diafano.checkpoints.recognise import KINDS, PARTS, Original, recognise
+from diafano.checkpoints.diffusers import model_of, parts_of
+from diafano.checkpoints.hub import HubId, fetch_tokenizer, find_hub_id
+from diafano.checkpoints.parts import ReadPart
+from diafano.checkpoints.reading import listed
+from diafano.checkpoints.recognise import Original, recognise
 from diafano.checkpoints.vae import find_vae
 from diafano.checkpoints.writing import save_tensors, storable
 from diafano.engine.devices import find_device, find_dtype
 from diafano.errors import UserError, note
 from diafano.families import names as table
-from diafano.families.shapes import HEAD_WIDTH, SD1_HEADS
+from diafano.families.family import Parts, Preset, TextPart
+from diafano.families.presets import preset_of
+from diafano.families.table import FAMILIES, single_file_of
 from diafano.files import whole_file
-from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
-from diafano.networks.unet import UNet, UNetConfig
-from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
-from diafano.stable_diffusion import ModelCard, StableDiffusion
-from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
+from diafano.request.card import ModelCard
+from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.tokenizer import Tokenizer
 
 SUFFIX: Final = ".safetensors"
 """What a path that `save_file` writes to ends in."""
-DRAWN = (KINDS[4], KINDS[9])
-"""Kinds of models that `StableDiffusion` knows how to draw with."""
-SPELLED = {"unet": "UNet", "autoencoder": "autoencoder", "text_encoder": "text encoder"}
 
 
 def load_file(
@@ -57,30 +55,33 @@ def load_file(
     original = recognise(Path(path), prediction=prediction, ema=ema)
     lent = find_vae(Path(vae)).part if vae is not None and "autoencoder" in original.absent else None
     check_complete(original, lent=() if lent is None else ("autoencoder",))
+    family = FAMILIES[original.family]
     folder = _tokenizer_folder(tokenizer, original)
     words = Tokenizer.from_folder(folder)
-    text_encoder, unet = (original.parts[name].network for name in ("text_encoder", "unet"))
-    autoencoder = original.parts["autoencoder"].network if lent is None else lent.network
-    assert isinstance(text_encoder, CLIPTextEncoder)
-    assert isinstance(unet, UNet)
-    assert isinstance(autoencoder, Autoencoder)
-    text_encoder.config = text_encoder.config.model_copy(
-        update={"start_token": words.start_token, "end_token": words.end_token, "pad_token": words.pad_token}
-    )
+    stored = {
+        name: ReadPart(part.network, part.weights(original.tensors), original.path, {})
+        for name, part in original.parts.items()
+    }
+    if lent is not None:
+        stored["autoencoder"] = lent
+    networks = {name: read.part for name, read in stored.items()}
+    for name in family.tokenizers:
+        networks[name].config = networks[name].config.model_copy(
+            update={"start_token": words.start_token, "end_token": words.end_token, "pad_token": words.pad_token}
+        )
     _tell_of_doubts(original, words, folder)
 
     device = find_device(device)
-    networks: dict[str, nn.Module] = {"text_encoder": text_encoder, "unet": unet, "autoencoder": autoencoder}
     dtype = find_dtype(dtype, device, sum(one.numel() for part in networks.values() for one in part.parameters()))
-    for name, network in networks.items():
-        if lent is not None and network is autoencoder:
-            lent.filled(device, dtype)
-            continue
-        weights = original.parts[name].weights(original.tensors)
-        assign_weights(network, weights, device=device, dtype=dtype, where=Path(path))
-    schedule = NoiseSchedule(schedule_of(original))
-    card = ModelCard(name=Path(path).stem, size=original.size)
-    return StableDiffusion(words, text_encoder, unet, autoencoder, schedule, card)
+    for read in stored.values():
+        read.filled(device, dtype)
+    parts = Parts(
+        {name: TextPart(words, networks[name]) for name in family.tokenizers},
+        networks[family.network],
+        networks["autoencoder"],
+        family.folders[family.process][0].make(original.form.process(original.tensors, original.prediction)),
+    )
+    return model_of(parts, ModelCard(name=Path(path).stem, size=original.size), family)
 
 
 def save_file(model: StableDiffusion, path: str | os.PathLike[str], dtype: str | torch.dtype | None = None) -> None:
@@ -98,30 +99,35 @@ def save_file(model: StableDiffusion, path: str | os.PathLike[str], dtype: str |
     _check_sayable(model)
     kept = None if dtype is None else find_dtype(dtype, torch.device("cpu"), 0)
     weights = {name: storable(name, tensor, kept) for name, tensor in original_weights(model).items()}
-    if model.schedule.config.zero_terminal_snr:
-        weights["ztsnr"] = torch.zeros(1)
-    _write(weights, _metadata(model), target)
+    said, markers = single_file_of(model.family).written(model.schedule.config)
+    _write(weights | markers, _metadata(model, said), target)
 
 
 def original_weights(model: StableDiffusion) -> dict[str, Tensor]:
     """All weights of the model under the original's names and in its form."""
-    unet, autoencoder, text = (part.state_dict() for part in (model.unet, model.autoencoder, model.text_encoder))
-    if _is_second(model):
-        text_table = table.open_clip_table(text, _clip_config(model).layers)
-    else:
-        text_table = table.clip_table(text)
+    parts, family = parts_of(model), model.family
+    networks = {family.network: parts.network, "autoencoder": parts.autoencoder}
+    networks |= {name: text.encoder for name, text in parts.texts.items()}
     return {
-        **table.to_original(unet, table.unet_table(model.unet.config, unet)),
-        **table.to_original(autoencoder, table.autoencoder_table(model.autoencoder.config, autoencoder)),
-        **table.to_original(text, text_table),
+        name: tensor
+        for part, form in single_file_of(family).parts.items()
+        for name, tensor in table.to_original(networks[part].state_dict(), form.table(networks[part])).items()
     }
 
 
-def schedule_of(original: Original) -> ScheduleConfig:
-    """The family's noise schedule, as its authors' scheduler files say it, with the file's prediction."""
-    if original.zero_terminal_snr:
-        return ScheduleConfig(prediction=original.prediction, zero_terminal_snr=True, spacing="trailing")
-    return ScheduleConfig(prediction=original.prediction, final_sigma="first", spacing_said=False)
+def preset_of_file(original: Original) -> Preset:
+    """The configurations of a file that is complete."""
+    family = FAMILIES[original.family]
+    configs = {name: part.network.config for name, part in original.parts.items()}
+    return preset_of(
+        family,
+        {name: configs[name] for name in family.tokenizers},
+        configs[family.network],
+        configs["autoencoder"],
+        original.form.process(original.tensors, original.prediction),
+        name=original.path.stem,
+        size=original.size,
+    )
 
 
 def check_complete(original: Original, lent: Collection[str] = ()) -> None:
@@ -129,12 +135,12 @@ def check_complete(original: Original, lent: Collection[str] = ()) -> None:
 
     `lent` are parts that come from elsewhere.
     """
-    path = original.path
+    path, form = original.path, original.form
     for part in (part for part in original.absent if part not in lent):
         how = " or one with --vae SOURCE" if part == "autoencoder" else ""
         raise UserError(
-            f"{path} holds no {SPELLED[part]} (nothing under {PARTS[part]}): it cannot draw alone, give a file with"
-            f" all parts{how}"
+            f"{path} holds no {form.parts[part].label} (nothing under {form.parts[part].prefix}): it cannot draw alone,"
+            f" give a file with all parts{how}"
         )
     if original.missing:
         raise UserError(f"{path} lacks {listed(original.missing)}: fetch it again")
@@ -142,10 +148,10 @@ def check_complete(original: Original, lent: Collection[str] = ()) -> None:
         raise UserError(f"{path} has tensors of a wrong shape, {listed(original.misshapen)}: fetch it again")
     if original.unexpected:
         raise UserError(
-            f"{path} has {listed(original.unexpected)}, which Stable Diffusion {original.family[-1]} has no place for:"
-            " it is a model of another kind"
+            f"{path} has {listed(original.unexpected)}, which {original.label} has no place for: it is a model of"
+            " another kind"
         )
-    if original.kind not in DRAWN:
+    if not original.drawn:
         raise UserError(
             f"{path} is made for {original.kind}, which this program cannot do: give a model for text to image or"
             " inpainting"
@@ -157,12 +163,12 @@ def _tokenizer_folder(given: str | os.PathLike[str] | None, original: Original) 
         hub_id = find_hub_id(given)
         return Path(given) if hub_id is None else fetch_tokenizer(hub_id)
     try:
-        return fetch_tokenizer(TOKENIZERS[original.family])
+        return fetch_tokenizer(HubId.of(original.form.tokenizer))
     except UserError as error:
         raise UserError(
             f"{original.path} brings no tokenizer, as no single file does, and the usual one cannot be had ({error}):"
-            f" name the tokenizer folder of a Stable Diffusion {original.family[-1]} model (--tokenizer FOLDER, which"
-            " holds vocab.json and merges.txt)"
+            f" name the tokenizer folder of a {original.label} model (--tokenizer FOLDER, which holds vocab.json and"
+            " merges.txt)"
         ) from error
 
 
@@ -175,65 +181,31 @@ def _tell_of_doubts(original: Original, tokenizer: Tokenizer, folder: Path) -> N
             f"{original.path.name} is taken to predict {original.prediction} ({original.evidence}); if its pictures are"
             f" wrong, say --prediction {other}"
         )
-    usual = tokenizer.end_token if original.family == "sd1" else 0
+    usual = original.form.pads_with(tokenizer)
     if tokenizer.pad_token != usual:
         note(
-            f"the tokenizer in {folder} pads with id {tokenizer.pad_token}, Stable Diffusion {original.family[-1]}"
-            f" with {usual}: it belongs to another model"
+            f"the tokenizer in {folder} pads with id {tokenizer.pad_token}, {original.label} with"
+            f" {usual}: it belongs to another model"
         )
 
 
 def _check_sayable(model: StableDiffusion) -> None:
     """What a single file does not say must be as its readers take it for granted."""
-    unet, autoencoder, schedule = model.unet.config, model.autoencoder.config, model.schedule.config
-    text = _clip_config(model)
-    second = _is_second(model)
-    heads = tuple(max(1, width // HEAD_WIDTH) for width in unet.widths) if second else (SD1_HEADS,) * len(unet.widths)
-    family = "2" if second else "1"
-    taken = ScheduleConfig(prediction=schedule.prediction)
-    facts: list[tuple[str, object, object]] = [
-        ("the UNet's heads", unet.heads, heads),
-        ("the UNet's groups", unet.groups, UNetConfig().groups),
-        ("the autoencoder's groups", autoencoder.groups, AutoencoderConfig().groups),
-        ("the autoencoder's latent_scale", autoencoder.latent_scale, AutoencoderConfig().latent_scale),
-        ("the text encoder's heads", text.heads, max(1, text.width // HEAD_WIDTH)),
-        ("the text encoder's activation", text.activation, "gelu" if second else "quick_gelu"),
-        ("the text encoder's norm_eps", text.norm_eps, CLIPTextConfig().norm_eps),
-        ("the UNet's linear_projection", unet.linear_projection, second),
-        ("the schedule's prediction", schedule.prediction, "v" if schedule.prediction == "v" else "noise"),
-        *(
-            (f"the schedule's {name}", getattr(schedule, name), getattr(taken, name))
-            for name in ("steps", "kind", "beta_start", "beta_end")
-        ),
-    ]
-    for what, has, can_be in facts:
-        if has != can_be:
+    for what, has, taken in single_file_of(model.family).unsayable(parts_of(model)):
+        if has != taken:
             raise UserError(
-                f"a single file of Stable Diffusion {family} cannot say that {what} is {has!r}, its readers take"
-                f" {can_be!r}: write a folder"
+                f"a single file of {model.family.label} cannot say that {what} is {has!r}, its readers take {taken!r}:"
+                " write a folder"
             )
 
 
-def _is_second(model: StableDiffusion) -> bool:
-    """Whether the model is of the second family, whose text encoder is OpenCLIP's."""
-    return _clip_config(model).activation == "gelu"
-
-
-def _clip_config(model: StableDiffusion) -> CLIPTextConfig:
-    config = model.text_encoder.config
-    if not isinstance(config, CLIPTextConfig):
-        raise UserError("a single file has no names for a BERT text encoder: write a folder")
-    return config
-
-
-def _metadata(model: StableDiffusion) -> dict[str, str]:
-    """Stability's modelspec, the part that readers of a single file need: prediction and size."""
-    config = model.schedule.config
+def _metadata(model: StableDiffusion, said: dict[str, str]) -> dict[str, str]:
+    """Stability's modelspec, the part that readers of a single file need: size, and what is `said` of the process."""
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.title": model.card.name,
-        "modelspec.prediction_type": "v" if config.prediction == "v" else "epsilon",
+        **said,
         "modelspec.resolution": f"{model.card.size[0]}x{model.card.size[1]}",
     }
 

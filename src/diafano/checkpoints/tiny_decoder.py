@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
+from diafano.checkpoints.differences import compare
 from diafano.checkpoints.loading import EMBEDDED
-from diafano.checkpoints.parts import DIFFUSERS_STEM
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights
 from diafano.checkpoints.writing import save_tensors, storable
 from diafano.engine.devices import DTYPES, on_meta
 from diafano.errors import UserError
+from diafano.families.folder_parts import DIFFUSERS_STEM
 from diafano.files import whole_file
 from diafano.networks.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from diafano.stable_diffusion import StableDiffusion
@@ -60,13 +61,9 @@ def load_tiny_decoder(source: str | os.PathLike[str] | None, model: StableDiffus
         )
     with on_meta():
         decoder = TinyDecoder(config)
-    wanted = decoder.state_dict()
-    missing, left = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    misshapen = [name for name, tensor in wanted.items() if name in weights and weights[name].shape != tensor.shape]
-    if missing or left or misshapen:
-        raise UserError(
-            f"{path} is no whole tiny decoder, see its {listed(missing or left or misshapen)}: fetch it again"
-        )
+    differences = compare(decoder.state_dict(), weights)
+    if odd := sorted(differences.missing) or differences.unexpected or list(differences.misshapen):
+        raise UserError(f"{path} is no whole tiny decoder, see its {listed(odd)}: fetch it again")
     assign_weights(decoder, weights, device=model.device, dtype=model.dtype, where=path)
     return decoder
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of
-from diafano.checkpoints.parts import DIFFUSERS_STEM, ReadPart, read_autoencoder
-from diafano.checkpoints.reading import listed, read_file, read_json, weight_files
+from diafano.checkpoints.differences import compare
+from diafano.checkpoints.parts import ReadPart, read_part
+from diafano.checkpoints.reading import listed, read_file, weight_files
 from diafano.errors import UserError, note
 from diafano.families import names as table
+from diafano.families.folder_parts import AUTOENCODER, DIFFUSERS_STEM
 from diafano.families.shapes import find_autoencoder
 from diafano.networks.autoencoder import Autoencoder
 from diafano.stable_diffusion import StableDiffusion
@@ -52,7 +54,7 @@ def with_autoencoder(
     in it are an error, with `allow_partial` a note.
     """
     found = find_vae(Path(source), allow_partial=allow_partial)
-    own, network = model.autoencoder.config, found.part.network
+    own, network = model.autoencoder.config, found.part.part
     if (network.config.latent_channels, network.factor) != (own.latent_channels, model.autoencoder.factor):
         raise UserError(
             f"{source} makes latents of {network.config.latent_channels} channels and a {network.factor}th of a"
@@ -76,9 +78,9 @@ def find_vae(path: Path, *, allow_partial: bool = False) -> FoundAutoencoder:
         folder = path / "vae" if (path / "vae").is_dir() else path
         if not (folder / "config.json").is_file():
             raise UserError(f"{path} holds no autoencoder: give a folder with config.json, or a model's with vae in it")
-        says_scale = "scaling_factor" in read_json(folder / "config.json")
+        read = read_part(folder, AUTOENCODER)
         name = folder.resolve().parent.name if folder.name == "vae" else folder.resolve().name
-        return FoundAutoencoder(read_autoencoder(folder), says_scale, name, _hash_of_weights(folder))
+        return FoundAutoencoder(read, "scaling_factor" in read.settings, name, _hash_of_weights(folder))
     if not path.is_file():
         raise UserError(f"there is no autoencoder {str(path)!r}: give diffusers' folder of one, or its original file")
     part = _original(read_file(path), path, allow_partial=allow_partial)
@@ -96,14 +98,13 @@ def _original(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool)
     found = find_autoencoder(tensors, path)
     if found is None:
         raise UserError(f"{path} holds no autoencoder: it has {listed(sorted(tensors))}, and no {FIRST_LAYER}")
-    wanted = found.network.state_dict()
-    missing = [stored.name for stored in found.table.values() if stored.name not in tensors]
-    if missing:
-        raise UserError(f"{path} lacks {listed(missing)}: the autoencoder is incomplete, fetch it again")
     weights = found.weights(tensors)
-    misshapen = [name for name, tensor in weights.items() if tensor.shape != wanted[name].shape]
-    if misshapen:
-        raise UserError(f"{path} has tensors of a wrong shape, {listed(misshapen)}: fetch it again")
+    differences = compare(found.wanted, weights)
+    if differences.missing:
+        missing = [found.table[name].name for name in differences.missing]
+        raise UserError(f"{path} lacks {listed(missing)}: the autoencoder is incomplete, fetch it again")
+    if differences.misshapen:
+        raise UserError(f"{path} has tensors of a wrong shape, {listed(differences.misshapen)}: fetch it again")
     places = {stored.name for stored in found.table.values()}
     inside = {name for name in tensors if name.startswith(table.AUTOENCODER)}
     left = sorted(name for name in inside - places if not name.startswith(SPARE))
@@ -111,8 +112,7 @@ def _original(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool)
         if not allow_partial:
             raise UserError(f"{path} has {listed(left)}, for which an autoencoder has no place: say --allow-partial")
         note(f"{path} has {listed(left)}, for which an autoencoder has no place")
-    assert isinstance(found.network, Autoencoder)
-    return ReadPart(found.network, weights, path)
+    return ReadPart(found.network, weights, path, {})
 
 
 def _hash_of_weights(folder: Path) -> str:

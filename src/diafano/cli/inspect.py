@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diafano.cli import options as option
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 
 if TYPE_CHECKING:
     from diafano.checkpoints.recognise import Original
-    from diafano.families.presets import Preset
+    from diafano.families.family import Preset
 
 NAMES_SHOWN = 8
 """How many tensors a list of the report names before it only counts the rest."""
@@ -66,7 +66,6 @@ def inspect(
 def _print_way(preset: "Preset", size: str | None) -> None:
     from diafano.families.presets import parameter_counts, shapes
     from diafano.request.card import ModelCard
-    from diafano.request.request import checked
 
     width, height = preset.size if size is None else checked(ModelCard, {"name": preset.name, "size": size}).size
 
@@ -85,81 +84,34 @@ def _print_way(preset: "Preset", size: str | None) -> None:
 
 def find_model(name: str, revision: str | None = None) -> "Preset":
     """The configuration that `name` means: a preset's, the shipped model's, that of a folder or of a hub id."""
+    from diafano.checkpoints.diffusers import read_folder
     from diafano.checkpoints.hub import fetch, find_hub_id
     from diafano.checkpoints.loading import EMBEDDED
     from diafano.families.presets import PRESETS, find_preset
 
     if name == "embedded" and revision is None and (EMBEDDED / "model_index.json").is_file():
-        return read_preset(EMBEDDED)  # what really ships, not what the preset says should
+        return read_folder(EMBEDDED, weights=False).preset  # what really ships, not what the preset says should
     if name in PRESETS and revision is None:
         return find_preset(name)
     hub_id = find_hub_id(name, revision)
     if hub_id is not None:
-        return replace(read_preset(fetch(hub_id, weights=False)), name=hub_id.name)
+        return replace(read_folder(fetch(hub_id, weights=False), weights=False).preset, name=hub_id.name)
     folder = Path(name)
     if not folder.is_dir():
         raise UserError(
             f"there is no model {name!r}: give one of {', '.join(PRESETS)}, a model's folder or file, or a hub id"
         )
-    return read_preset(folder)
-
-
-def read_preset(folder: Path) -> "Preset":
-    """The configuration in a diffusers folder. Raises UserError, naming the file, for what is missing or unknown."""
-    from diafano.checkpoints import configs
-    from diafano.checkpoints.reading import read_json
-    from diafano.families.presets import Preset
-    from diafano.request.card import ModelCard
-    from diafano.request.request import checked
-    from diafano.text_encoder.bert import BERTConfig
-    from diafano.text_encoder.clip import CLIPTextConfig
-    from diafano.text_encoder.tokenizer import Tokenizer
-
-    unet_json, autoencoder_json, text_json, schedule_json = (
-        folder / name
-        for name in (
-            "unet/config.json",
-            "vae/config.json",
-            "text_encoder/config.json",
-            "scheduler/scheduler_config.json",
-        )
-    )
-    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    tokens = (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token)
-    settings = read_json(text_json)
-    text_encoder: CLIPTextConfig | BERTConfig
-    if settings.get("model_type") == "bert":
-        text_encoder = configs.read_bert_config(settings, tokens, False, str(text_json))
-    else:
-        text_encoder = configs.read_clip_config(settings, tokens, str(text_json))
-
-    autoencoder = configs.read_autoencoder_config(read_json(autoencoder_json), str(autoencoder_json))
-    unet_settings = read_json(unet_json)
-    card = folder / "diafano.json"
-    if card.is_file():
-        size = checked(ModelCard, read_json(card)).size
-    else:
-        edge = unet_settings.get("sample_size", 64)
-        height, width = edge if isinstance(edge, list) else (edge, edge)
-        size = (width * autoencoder.factor, height * autoencoder.factor)
-    return Preset(
-        name=folder.resolve().name,
-        size=size,
-        text_encoder=text_encoder,
-        unet=configs.read_unet_config(unet_settings, str(unet_json)),
-        autoencoder=autoencoder,
-        schedule=configs.read_schedule_config(read_json(schedule_json), str(schedule_json)),
-    )
+    return read_folder(folder, weights=False).preset
 
 
 def _print_file(original: "Original") -> None:
     """Family, prediction and its evidence, parts, and every tensor that is spare, missing or suspicious."""
-    from diafano.checkpoints.recognise import PARTS, suspicions
+    from diafano.checkpoints.recognise import suspicions
 
-    print(f"{original.path}: Stable Diffusion {original.family[-1]}, {original.kind}")
+    print(f"{original.path}: {original.label}, {original.kind}")
     print(f"Predicts {original.prediction}: {original.evidence}{'' if original.certain else ' (a guess)'}\n")
     rows = [("Part", "tensors", "format", "parameters")]
-    for name in PARTS:
+    for name in original.form.parts:
         part = original.parts.get(name)
         if part is None:
             rows.append((name, "", "", "not in the file"))
@@ -185,29 +137,14 @@ def _print_file(original: "Original") -> None:
 
 def _file_preset(original: "Original") -> "Preset | None":
     """The configuration of a file that a model can be made of; None for any other."""
-    from diafano.checkpoints.single_file import check_complete, schedule_of
-    from diafano.families.presets import Preset
-    from diafano.networks.autoencoder import Autoencoder
-    from diafano.networks.unet import UNet
-    from diafano.text_encoder.clip import CLIPTextEncoder
+    from diafano.checkpoints.single_file import check_complete, preset_of_file
 
     try:
         check_complete(original)
     except UserError as error:
         print(f"\nCannot be loaded: {error}")
         return None
-    text_encoder, unet, autoencoder = (original.parts[name].network for name in ("text_encoder", "unet", "autoencoder"))
-    assert isinstance(text_encoder, CLIPTextEncoder)
-    assert isinstance(unet, UNet)
-    assert isinstance(autoencoder, Autoencoder)
-    return Preset(
-        name=original.path.stem,
-        size=original.size,
-        text_encoder=text_encoder.config,
-        unet=unet.config,
-        autoencoder=autoencoder.config,
-        schedule=schedule_of(original),
-    )
+    return preset_of_file(original)
 
 
 def _shortened(names: Sequence[str]) -> str:

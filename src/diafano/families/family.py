@@ -4,14 +4,13 @@ A family is a file of this room that declares one `Family`, and a row in `famili
 family a model is of: drawing, loading, saving and inspecting go by what is declared.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from diafano.errors import UserError
 from diafano.families.names import Table
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.conditioning import Conditioning
@@ -24,7 +23,6 @@ from diafano.text_encoder.tokenizer import Tokenizer
 
 TextEncoder = CLIPTextEncoder | BERTTextEncoder
 Guidance = Literal["classifier-free", "embedded"]
-Kind = TypeVar("Kind")
 Made = TypeVar("Made", covariant=True)
 Json = Mapping[str, Any]
 
@@ -46,8 +44,8 @@ class Parts:
 
     texts: Mapping[str, TextPart]
     """By their folder: "text_encoder", and "text_encoder_2" and so on where there are more."""
-    network: nn.Module
-    """What predicts; it has a `config` with `in_channels` and `out_channels`."""
+    network: Any
+    """A `networks.conditioning.Network` of the family's own class; its `config` has `in_channels`, `out_channels`."""
     autoencoder: Autoencoder
     process: NoiseSchedule
 
@@ -113,22 +111,27 @@ class Found:
 
     where: str
     """The file, for what is said of errors."""
-    tokens: tuple[int, int, int] | None = None
-    """Ids of start, end and padding, of a text encoder's tokenizer: in old files they are wrong."""
+    special_tokens: tuple[int, int, int] = (0, 0, 0)
+    """Ids of start, end and padding of a text encoder's tokenizer: in old files they are wrong."""
     weights: Collection[str] = ()
-    """Names of the tensors; none where the configuration is read alone."""
+    """Names of the tensors, as `FolderPart.ours` makes them; none where the configuration is read alone."""
 
 
 @dataclass(frozen=True)
 class Said:
     """What a part's JSON says that its configuration does not."""
 
-    size: tuple[int, int]
+    size: tuple[int, int] = (512, 512)
     """(width, height) in pixels of the pictures that the model is made for."""
-    latent: tuple[int, int]
-    """The same in positions of the latent."""
-    dtype: str
-    """The stored weights', such as "float16"."""
+    factor: int = 8
+    """Pixels of a picture's edge for one position of the latent."""
+    dtype: str = "float32"
+    """The stored weights'."""
+
+    @property
+    def latent(self) -> tuple[int, int]:
+        """(width, height) of the latent."""
+        return self.size[0] // self.factor, self.size[1] // self.factor
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ class FolderPart(Generic[Made]):
     """Their JSON -> our configuration. Raises UserError, naming the file, for what this program cannot do."""
     write: Callable[[Any, Said], Json]
     """`read` reversed."""
-    stem: str | None = "diffusion_pytorch_model"
+    stem: str | None = None
     """What the files of weights are called; None: there are none."""
     file: str = "config.json"
     model_type: str | None = None
@@ -171,8 +174,10 @@ class FoundPart:
     table: Table
 
     def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors, as views of the file's."""
-        return {ours: stored.ours(tensors[stored.name]) for ours, stored in self.table.items()}
+        """Our tensors, as views of the file's, as many as it has."""
+        return {
+            ours: stored.ours(tensors[stored.name]) for ours, stored in self.table.items() if stored.name in tensors
+        }
 
 
 @dataclass(frozen=True)
@@ -191,12 +196,13 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network in a single file predicts."""
+    """What the network in a single file predicts."""
 
-    predicts: Literal["noise", "v"]
+    predicts: str
+    """"noise" or "v", or what else the family's networks predict."""
     evidence: str
     """Why that is believed."""
-    certain: bool
+    certain: bool = True
     """Whether the evidence is more than a guess."""
 
 
@@ -205,29 +211,31 @@ class SingleFile:
     """How a family's models lie in one file, which holds weights alone: what it cannot say is taken for granted."""
 
     parts: Mapping[str, FilePart]
-    """By the part's name in `SingleFile`'s parts: the family's `network`, "autoencoder", its text encoders."""
+    """The network's, under the name of its folder, "autoencoder", and the text encoders, under those of theirs."""
     fits: Callable[[Mapping[str, Tensor]], bool]
-    """Whether the tensors are of this family; the first family of the table that says so has it."""
-    prediction: Callable[[Mapping[str, Tensor], Any], Prediction]
-    """What the network, whose configuration is given where there is one, predicts if nothing in the file says it."""
-    process: Callable[[Literal["noise", "v"], bool], Any]
-    """What is predicted, and whether the terminal SNR is zero -> the noise process's configuration."""
-    size: Callable[[Literal["noise", "v"]], tuple[int, int]]
+    """Whether the tensors are of this family; the first family of the table that says so has them."""
+    prediction: Callable[[Mapping[str, Tensor], Mapping[str, Any], Any, str | None], Prediction]
+    """Tensors, metadata, the network's configuration (None: the file has no network), what someone asked for."""
+    process: Callable[[Mapping[str, Tensor], str], Any]
+    """Tensors, what is predicted -> the noise process's configuration."""
+    size: Callable[[str], tuple[int, int]]
     """What is predicted -> (width, height) in pixels of the pictures that it was trained for."""
-    unsayable: Callable[[Parts], Sequence[tuple[str, object, object]]]
+    written: Callable[[Any], tuple[dict[str, str], dict[str, Tensor]]]
+    """The noise process's configuration -> metadata and tensors that say it."""
+    unsayable: Callable[[Parts], Iterable[tuple[str, object, object]]]
     """(what, what it is, what readers take it for) of everything that the form does not say.
 
-    Raises UserError for parts that the form has no names for."""
+    Raises UserError for parts that it has no names for."""
     tokenizer: str
-    """Repository on the hub whose tokenizer it was trained with."""
+    """Repository on the hub with the tokenizer that it was trained with."""
     pads_with: Callable[[Tokenizer], int]
     """The id that it was trained to see after a text."""
-    spare: Mapping[str, str] = field(default_factory=dict)
-    """Beginnings of names that are known and not needed -> why."""
-    kinds: Mapping[int, str] = field(default_factory=dict)
+    kinds: Mapping[int, str]
     """Input channels of the network -> what it draws from."""
-    drawn: Collection[int] = ()
+    drawn: Collection[int]
     """Input channels of those that this program draws with."""
+    spare: Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, str]] = lambda tensors, used: {}
+    """Tensors, names of those in use -> beginnings of names that are known and not needed, and why."""
 
 
 # The whole ----------------------------------------------------------------------------------------------------------
@@ -235,7 +243,7 @@ class SingleFile:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """All that is special about one family of models."""
+    """All that is special about one family of models. What is left out is as in Stable Diffusion 1."""
 
     name: str
     """As in `families.table.FAMILIES`: "sd1"."""
@@ -256,6 +264,12 @@ class Family:
     """None: there is no such form."""
     network: str = "unet"
     """The network's folder."""
+    autoencoder: str = "vae"
+    """The autoencoder's folder."""
+    process: str = "scheduler"
+    """The noise process's folder."""
+    network_label: str = "UNet"
+    """As the network is called in a sentence."""
     tokenizers: Mapping[str, str] = field(default_factory=lambda: {"text_encoder": "tokenizer"})
     """Folder of a text encoder -> its tokenizer's."""
     guidance: Sequence[Guidance] = ("classifier-free",)
@@ -272,12 +286,3 @@ class Family:
     def __deepcopy__(self, memo: object) -> Self:
         """A copied model is of the same family."""
         return self
-
-
-def expected(part: object, kind: type[Kind], what: str, label: str) -> Kind:
-    """The part, which must be of that class. `what` it is and the family's `label` are for the sentence if not."""
-    if not isinstance(part, kind):
-        raise UserError(
-            f"the {what} is a {type(part).__name__}, and {label} has a {kind.__name__}: they belong to different models"
-        )
-    return part

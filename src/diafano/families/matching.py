@@ -1,17 +1,34 @@
 """Whether the parts of a model belong together."""
 
+from typing import TypeVar
+
 from diafano.errors import UserError
-from diafano.networks.autoencoder import Autoencoder
+from diafano.families.family import Parts
 from diafano.networks.unet import UNet
-from diafano.text_encoder.bert import BERTTextEncoder
-from diafano.text_encoder.clip import CLIPTextEncoder
-from diafano.text_encoder.tokenizer import Tokenizer
+from diafano.noise.schedule import NoiseSchedule
+
+Kind = TypeVar("Kind")
 
 
-def check_parts_match(
-    tokenizer: Tokenizer, text_encoder: CLIPTextEncoder | BERTTextEncoder, unet: UNet, autoencoder: Autoencoder
-) -> None:
-    """Raises UserError where one part does not take what the part before it gives."""
+def expected(part: object, kind: type[Kind], what: str, label: str) -> Kind:
+    """The part, which must be of that class. `what` it is and the family's `label` are for the sentence if not."""
+    if not isinstance(part, kind):
+        raise UserError(
+            f"the {what} is a {type(part).__name__}, and {label} has a {kind.__name__}: they belong to different models"
+        )
+    return part
+
+
+def check_parts_match(parts: Parts, label: str) -> None:
+    """Of Stable Diffusion: raises UserError where one part does not take what the part before it gives."""
+    unet = expected(parts.network, UNet, "network", label)
+    expected(parts.process, NoiseSchedule, "noise process", label)
+    text, *further = parts.texts.values()
+    if further:
+        raise UserError(
+            f"{label} reads one text encoder, not {', '.join(parts.texts)}: they belong to different models"
+        )
+    tokenizer, text_encoder, autoencoder = text.tokenizer, text.encoder, parts.autoencoder
     channels = autoencoder.config.latent_channels
     if unet.config.in_channels not in (channels, 2 * channels + 1):  # the latter for inpainting
         raise UserError(

@@ -17,6 +17,7 @@ from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.unet import UNetConfig
 
 UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
+TEXT = "cond_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 CLIP_UNPREFIXED = "cond_stage_model.transformer."
 """What some merging programs make of `CLIP`."""

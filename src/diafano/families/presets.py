@@ -1,53 +1,38 @@
-"""Named configurations: each is Stable Diffusion v1, or a difference from another one.
+"""Named configurations of whole models, what they are made of, and what flows through them.
 
 A preset says how large every part is and what it is trained with; it has no weights. Parameters are counted, and the
 shapes of a run listed, without allocating any.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from diafano.engine.devices import on_meta
 from diafano.errors import UserError
-from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
-from diafano.networks.unet import UNet, UNetConfig
-from diafano.noise.schedule import ScheduleConfig
-from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
-from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
+from diafano.families.family import Family, Preset
+from diafano.families.table import FAMILIES
+from diafano.networks.autoencoder import Autoencoder
 
 
 @dataclass(frozen=True)
-class Preset:
-    """One configuration a part; the defaults are Stable Diffusion v1's."""
-
-    name: str
-    size: tuple[int, int] = (512, 512)
-    """(width, height) of the pictures it is made for, in pixels."""
-    text_encoder: CLIPTextConfig | BERTConfig = CLIPTextConfig()  # noqa: RUF009 (frozen)
-    unet: UNetConfig = UNetConfig()  # noqa: RUF009
-    autoencoder: AutoencoderConfig = AutoencoderConfig()  # noqa: RUF009
-    schedule: ScheduleConfig = ScheduleConfig(final_sigma="first", spacing_said=False)  # noqa: RUF009
-
-    @property
-    def tokens(self) -> int:
-        """Tokens a prompt has, start, end and padding included."""
-        return min(77, self.text_encoder.positions)
-
-    @property
-    def size_step(self) -> int:
-        """Width and height of a picture must be multiples of this many pixels."""
-        return self.autoencoder.factor
-
-
-@dataclass(frozen=True)
-class Parts:
+class Networks:
     """The networks of a preset."""
 
-    text_encoder: CLIPTextEncoder | BERTTextEncoder
-    unet: UNet
+    texts: Mapping[str, Any]
+    network: Any
     autoencoder: Autoencoder
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.texts["text_encoder"]
+
+    @property
+    def unet(self) -> Any:
+        return self.network
 
 
 @dataclass(frozen=True)
@@ -60,29 +45,13 @@ class PartShapes:
     parameters: int | None = None
 
 
-_SD1 = Preset("sd1")
-_SD2 = replace(
-    _SD1,
-    name="sd2",
-    size=(768, 768),
-    # OpenCLIP ViT-H/14 without the last of its 24 layers, which is not used
-    text_encoder=CLIPTextConfig(width=1024, mlp_width=4096, layers=23, heads=16, activation="gelu", pad_token=0),
-    unet=UNetConfig(text_width=1024, heads=(5, 10, 20, 20), linear_projection=True),
-    schedule=ScheduleConfig(final_sigma="first", prediction="v", spacing_said=False),
-)
-_EMBEDDED = replace(
-    _SD1,
-    name="embedded",
-    size=(64, 64),  # latent (4, 16, 16)
-    text_encoder=CLIPTextConfig(
-        vocabulary=695, width=256, mlp_width=1024, layers=3, heads=4, start_token=693, end_token=694, pad_token=694
-    ),
-    unet=UNetConfig(widths=(96, 128, 192), layers=1, attention=(False, True, True), heads=(4, 4, 4), text_width=256),
-    autoencoder=AutoencoderConfig(widths=(32, 64, 128), layers=1, groups=16, middle_attention=False),
-    schedule=ScheduleConfig(prediction="v", kind="cosine", spacing="trailing"),
-)
+def _presets() -> dict[str, Preset]:
+    """Of all families; those that are called as their family is come first."""
+    presets = [preset for family in FAMILIES.values() for preset in family.presets]
+    return {preset.name: preset for preset in sorted(presets, key=lambda preset: preset.name not in FAMILIES)}
 
-PRESETS = {preset.name: preset for preset in (_SD1, _SD2, _EMBEDDED)}
+
+PRESETS = _presets()
 
 
 def find_preset(name: str) -> Preset:
@@ -93,55 +62,80 @@ def find_preset(name: str) -> Preset:
     return preset
 
 
-def build(preset: Preset, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Parts:
+def preset_of(
+    family: Family, texts: Mapping[str, Any], network: Any, autoencoder: Any, process: Any, **named: Any
+) -> Preset:
+    """Of the configurations of a model's parts, text encoders by their folder; `named` are its `name` and `size`."""
+    first, *further = texts
+    return Preset(
+        family=family.name,
+        text_encoder=texts[first],
+        further_texts={folder: texts[folder] for folder in further},
+        unet=network,
+        autoencoder=autoencoder,
+        schedule=process,
+        **named,
+    )
+
+
+def build(preset: Preset, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Networks:
     """The preset's networks with random weights, as they are before training; torch's seed decides them."""
-    encoder = preset.text_encoder
+    family = FAMILIES[preset.family]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # made in this format at once: no second copy in memory
     try:
         with torch.device(device):
-            return Parts(
-                CLIPTextEncoder(encoder) if isinstance(encoder, CLIPTextConfig) else BERTTextEncoder(encoder),
-                UNet(preset.unet),
-                Autoencoder(preset.autoencoder),
+            return Networks(
+                {folder: _made(family, folder, config) for folder, config in preset.texts.items()},
+                _made(family, family.network, preset.unet),
+                _made(family, family.autoencoder, preset.autoencoder),
             )
     finally:
         torch.set_default_dtype(before)
 
 
+def _made(family: Family, folder: str, config: object) -> Any:
+    """The network of that configuration, of a class that the family has in that folder."""
+    for part in family.folders[folder]:
+        if isinstance(config, part.config):
+            return part.make(config)
+    raise UserError(f"{family.label} has no {folder} that is configured by a {type(config).__name__}")
+
+
 def parameter_counts(preset: Preset) -> dict[str, int]:
     """Parameters of ``text_encoder``, ``unet`` and ``autoencoder``; nothing is allocated."""
-    return {name: _count(part) for name, part in vars(_weightless(preset)).items()}
+    networks = _on_meta(preset)
+    named = {**networks.texts, FAMILIES[preset.family].network: networks.network, "autoencoder": networks.autoencoder}
+    return {name: _count(network) for name, network in named.items()}
 
 
 def shapes(preset: Preset, width: int | None = None, height: int | None = None) -> list[PartShapes]:
     """What flows through the preset's parts for a picture of this size (default: its own), in the order of a run."""
+    family, factor = FAMILIES[preset.family], preset.autoencoder.factor
+    step = factor * family.patch
     width = preset.size[0] if width is None else width
     height = preset.size[1] if height is None else height
     for edge in (width, height):
-        if edge < preset.size_step or edge % preset.size_step:
-            raise UserError(
-                f"size {width}x{height} does not fit {preset.name}: use multiples of {preset.size_step} pixels"
-            )
-    parts = _weightless(preset)
-    encoder_parameters, decoder_parameters = _count_sides(parts.autoencoder)
-    factor = preset.autoencoder.factor
+        if edge < step or edge % step:
+            raise UserError(f"size {width}x{height} does not fit {preset.name}: use multiples of {step} pixels")
+    networks = _on_meta(preset)
+    encoder_parameters, decoder_parameters = _count_sides(networks.autoencoder)
     pixels = f"({preset.autoencoder.picture_channels}, {height}, {width})"
     edges = f"{height // factor}, {width // factor}"
     latent, seen = f"({preset.autoencoder.latent_channels}, {edges})", f"({preset.unet.in_channels}, {edges})"
-    text = f"({preset.tokens}, {preset.text_encoder.width})"
+    text = f"({preset.tokens}, {sum(config.width for config in preset.texts.values())})"
     return [
         PartShapes("Input", "picture, caption", f"{pixels}, text"),
         PartShapes("Image encoder", pixels, latent, encoder_parameters),
         PartShapes("Additive noise", f"{latent}, sigma", latent),
-        PartShapes("Text encoder", f"({preset.tokens},)", text, _count(parts.text_encoder)),
-        PartShapes("UNet", f"{seen}, timestep, {text}", latent, _count(parts.unet)),
+        PartShapes("Text encoder", f"({preset.tokens},)", text, sum(map(_count, networks.texts.values()))),
+        PartShapes(family.network_label, f"{seen}, timestep, {text}", latent, _count(networks.network)),
         PartShapes("Sampler", f"{latent}, sigmas", latent),
         PartShapes("Decoder", latent, pixels, decoder_parameters),
     ]
 
 
-def _weightless(preset: Preset) -> Parts:
+def _on_meta(preset: Preset) -> Networks:
     with on_meta():
         return build(preset, device="meta")
 

@@ -6,7 +6,6 @@ the scale of latents by the defaults of the configurations.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,33 +13,18 @@ from torch import Tensor
 from diafano.engine.devices import on_meta
 from diafano.errors import UserError
 from diafano.families import names as table
+from diafano.families.family import FoundPart
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.unet import UNet, UNetConfig
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
-
-Network = UNet | Autoencoder | CLIPTextEncoder
 
 HEAD_WIDTH = 64  # of every head in CLIP, and of the UNet's in 2.x
 SD1_HEADS = 8  # of every level of the UNet in 1.x
 OPEN_CLIP_LAYERS = 24  # the last is stored but not used
 
 
-@dataclass(frozen=True)
-class Part:
-    """One network of a file: its shape, on the meta device, and where each of its tensors is kept."""
-
-    network: Network
-    wanted: Mapping[str, Tensor]
-    """The network's own tensors."""
-    table: table.Table
-
-    def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors, as views of the file's."""
-        return {ours: stored.ours(tensors[stored.name]) for ours, stored in self.table.items()}
-
-
-def find_unet(tensors: Mapping[str, Tensor], path: Path, *, ema: bool = False) -> Part | None:
-    """The UNet of the file, if it has one; with `ema`, of the running averages of its weights.
+def find_unet(tensors: Mapping[str, Tensor], path: Path) -> FoundPart | None:
+    """The UNet of the file, if it has one.
 
     This and the others raise UserError, naming `path`, for a network that is there in part only.
     """
@@ -50,13 +34,10 @@ def find_unet(tensors: Mapping[str, Tensor], path: Path, *, ema: bool = False) -
     with on_meta():
         unet = UNet(config)
     wanted = unet.state_dict()
-    places = table.unet_table(config, wanted)
-    if ema:
-        places = {ours: replace(stored, name=table.ema_name(stored.name)) for ours, stored in places.items()}
-    return Part(unet, wanted, places)
+    return FoundPart(unet, wanted, table.unet_table(config, wanted))
 
 
-def find_autoencoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
+def find_autoencoder(tensors: Mapping[str, Tensor], path: Path) -> FoundPart | None:
     """The autoencoder of the file, if it has one."""
     if f"{table.AUTOENCODER}decoder.conv_in.weight" not in tensors:
         return None
@@ -64,10 +45,10 @@ def find_autoencoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
     with on_meta():
         autoencoder = Autoencoder(config)
     wanted = autoencoder.state_dict()
-    return Part(autoencoder, wanted, table.autoencoder_table(config, wanted))
+    return FoundPart(autoencoder, wanted, table.autoencoder_table(config, wanted))
 
 
-def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
+def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> FoundPart | None:
     """The text encoder of the file, if it has one, under any of its prefixes.
 
     The ids of its special tokens are the usual ones; the tokenizer may say otherwise.
@@ -93,11 +74,11 @@ def find_text_encoder(tensors: Mapping[str, Tensor], path: Path) -> Part | None:
         with on_meta():
             encoder = CLIPTextEncoder(config)
         wanted = encoder.state_dict()
-        return Part(encoder, wanted, table.clip_table(wanted, prefix))
+        return FoundPart(encoder, wanted, table.clip_table(wanted, prefix))
     return None
 
 
-def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
+def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> FoundPart:
     start = f"{table.OPEN_CLIP}transformer.resblocks."
     layers = count(tensors, start)
     # A whole CLIP brings its head and the last layer, which Stable Diffusion 2 leaves out; a converted one does not.
@@ -121,7 +102,7 @@ def _open_clip_part(tensors: Mapping[str, Tensor], path: Path) -> Part:
     with on_meta():
         encoder = CLIPTextEncoder(config)
     wanted = encoder.state_dict()
-    return Part(encoder, wanted, table.open_clip_table(wanted, layers))
+    return FoundPart(encoder, wanted, table.open_clip_table(wanted, layers))
 
 
 def read_unet_shape(tensors: Mapping[str, Tensor], path: Path) -> UNetConfig:

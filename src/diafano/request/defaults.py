@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from diafano.errors import UserError, note
+from diafano.errors import UserError, checked, note
 from diafano.pictures.outpainting import SOFT_EDGE
 from diafano.pictures.sides import read_sides
 from diafano.request.card import ModelCard
@@ -13,7 +13,7 @@ from diafano.request.fast import with_level
 from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE
 from diafano.request.plan import sizes_of
 from diafano.request.programs.table import find_program
-from diafano.request.request import Request, Settings, checked, split_sampler_name
+from diafano.request.request import Request, Settings, split_sampler_name
 from diafano.request.settings import ImageToImage
 from diafano.sampling.samplers.table import SAMPLERS, find_sampler
 from diafano.sampling.sigmas import AUTOMATIC

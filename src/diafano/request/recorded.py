@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from diafano import __version__
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 from diafano.pictures.infotext import infotext, parse_infotext
 from diafano.pictures.upscaling import find_upscaler
 from diafano.request.programs.table import find_program
-from diafano.request.request import Request, Settings, checked, split_sampler_name
+from diafano.request.request import Request, Settings, split_sampler_name
 from diafano.request.rows import written
 from diafano.request.settings import SETTINGS, ImageToImage, SamplerOptions
 from diafano.sampling.samplers.table import find_sampler

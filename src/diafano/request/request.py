@@ -7,9 +7,9 @@ possible. What depends on the model, such as the sizes it can draw, is checked b
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import model_validator
 
 from diafano.errors import UserError
 from diafano.request.fields import Text
@@ -29,7 +29,7 @@ from diafano.request.settings import (
 from diafano.sampling.samplers.table import find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 
-__all__ = ["Request", "Settings", "checked", "split_sampler_name"]
+__all__ = ["Request", "Settings", "split_sampler_name"]
 
 
 # Pydantic takes the fields of the last base first: the order of `settings.GROUPS`.
@@ -74,28 +74,6 @@ class Request(
         """What was said of `SamplerOptions`, as keyword arguments for the sampler."""
         options = {name: getattr(self, name) for name in SamplerOptions.model_fields}
         return {name: value for name, value in options.items() if value is not None}
-
-
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def checked(kind: type[Checked], fields: Mapping[str, object]) -> Checked:
-    """``kind(**fields)``, whose first mistake is raised as a UserError of one sentence."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else kind.__name__
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UserError):  # a validator's own sentence
-            raise cause from None
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"there is no setting {name!r}: use one of {', '.join(kind.model_fields)}") from None
-        if first["type"] == "missing":
-            raise UserError(f"{name} is missing: give {kind.model_fields[name].description}") from None
-        field = kind.model_fields.get(name)
-        wanted = first["msg"] if field is None or field.description is None else f"give {field.description}"
-        raise UserError(f"{name} {first['input']!r} is not possible: {wanted}") from None
 
 
 def split_sampler_name(settings: Mapping[str, object]) -> dict[str, object]:

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.parts import write_part
+from diafano.families.family import Said
+from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder
 from diafano.pictures.pixels import grid, to_picture
 from diafano.training.examples import Examples, generator_of, indices_of
@@ -124,4 +126,5 @@ class AutoencoderStage:
             latents = torch.cat([self.autoencoder.moments(part)[0] for part in torch.split(pixels, 32)])
         scale = round(1.0 / latents.float().std().item(), 5)
         size = self.recipe.data.size
-        PartWriter().autoencoder(self.autoencoder, folder / "vae", sample_size=size, latent_scale=scale)
+        config = self.autoencoder.config.model_copy(update={"latent_scale": scale})
+        write_part(self.autoencoder, folder / "vae", AUTOENCODER, Said((size, size)), config=config)

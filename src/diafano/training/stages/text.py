@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from diafano.checkpoints.parts import PartWriter
+from diafano.checkpoints.parts import write_part
+from diafano.families.folder_parts import CLIP
 from diafano.networks.layers import Downsample, ResidualBlock
 from diafano.pictures.pixels import grid, to_picture
 from diafano.text_encoder.clip import CLIPTextEncoder
@@ -127,7 +128,7 @@ class TextStage:
 
     def save(self, folder: Path) -> None:
         """`text_encoder/` and `tokenizer/` as transformers has them."""
-        PartWriter().text_encoder(self.text_encoder, folder / "text_encoder")
+        write_part(self.text_encoder, folder / "text_encoder", CLIP)
         self.tokenizer.save(folder / "tokenizer")
 
 

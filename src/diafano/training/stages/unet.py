@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diafano.checkpoints.diffusers import save_folder
-from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
+from diafano.checkpoints.parts import read_part
 from diafano.engine.tiles import decode
 from diafano.errors import UserError
+from diafano.families.folder_parts import AUTOENCODER, TEXT_ENCODERS, UNET
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.unet import UNet
@@ -41,9 +42,10 @@ class UNetStage:
 
     def __init__(self, recipe: UNetRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.autoencoder = read_autoencoder(_part(recipe.autoencoder, "vae")).filled(device)
+        self.autoencoder = read_part(_part(recipe.autoencoder, "vae"), AUTOENCODER).filled(device)
         self.tokenizer = Tokenizer.from_folder(recipe.text / "tokenizer")
-        self.text_encoder = read_text_encoder(recipe.text / "text_encoder", self.tokenizer).filled(device)
+        text = read_part(recipe.text / "text_encoder", *TEXT_ENCODERS, tokenizer=self.tokenizer)
+        self.text_encoder = text.filled(device)
         self.schedule = NoiseSchedule(recipe.schedule)
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
         self.unet = self._starting_unet()
@@ -68,7 +70,7 @@ class UNetStage:
 
     def _starting_unet(self) -> UNet:
         if self.recipe.start is not None:
-            unet = read_unet(_part(self.recipe.start, "unet")).filled()
+            unet = read_part(_part(self.recipe.start, "unet"), UNET).filled()
             if unet.config != self.recipe.network:
                 raise UserError(
                     f"The UNet in {self.recipe.start} has another shape than the recipe's network: adapt it."

@@ -2,8 +2,8 @@
 
 import pytest
 
-from diafano.checkpoints import configs
 from diafano.errors import UserError
+from diafano.families import configs
 from diafano.families.presets import PRESETS
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.unet import UNetConfig

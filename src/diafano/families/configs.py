@@ -11,11 +11,10 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
-from diafano.errors import UserError
+from diafano.errors import UserError, checked
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
-from diafano.request.request import checked
 from diafano.text_encoder.bert import BERTConfig
 from diafano.text_encoder.clip import CLIPTextConfig
 
