@@ -8,10 +8,10 @@
 The shapes are Stable Diffusion v1's.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Unpack, cast
+from typing import Unpack
 
 import torch
 from PIL import Image
@@ -20,17 +20,14 @@ from torch import Tensor, nn
 from diafano.engine.exclusive import exclusive
 from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard, run_with_nan_guard
-from diafano.engine.tiles import decode
-from diafano.errors import note
-from diafano.families.family import Family, Parts, TextEncoder, TextPart
-from diafano.families.table import family_of
+from diafano.families.family import Family, TextEncoder, TextPart
+from diafano.families.model import Model
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.lora import merged
 from diafano.networks.tileable import tileable
-from diafano.networks.unet import UNet
 from diafano.noise.process import Process
-from diafano.noise.schedule import NoiseSchedule, NoiseSource
+from diafano.noise.schedule import NoiseSource
 from diafano.pictures.metadata import with_parameters
 from diafano.pictures.pixels import to_picture
 from diafano.pictures.upscaling import find_upscaler
@@ -46,13 +43,12 @@ from diafano.sampling.hires import enlarged
 from diafano.sampling.init_image import InitImage, init_image
 from diafano.sampling.prompts import StepPrompts
 from diafano.sampling.run import NOBODY, OnStep, Surroundings, Watchers, run
-from diafano.text_encoder.spelling import cut_note
 from diafano.text_encoder.tokenizer import Tokenizer
 
 __all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
 
 
-class StableDiffusion:
+class StableDiffusion(Model):
     """All parts of one model, each usable alone, and `generate`, which puts them together."""
 
     def __init__(
@@ -68,32 +64,12 @@ class StableDiffusion:
         family: Family | None = None,
         further_texts: Mapping[str, TextPart] | None = None,
     ) -> None:
-        """`unet` is what predicts, whatever the `family` calls it; None: the family whose parts these are.
-
-        `further_texts` are text encoders beside the first, by their folder. Raises UserError where the parts do not
-        fit each other.
-        """
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
-        # Typed as Stable Diffusion's, which nearly all are; `parts` has them without that promise.
-        self.unet = cast(UNet, unet)
-        self.autoencoder = autoencoder
-        self.schedule = cast(NoiseSchedule, schedule)
+        """The parts are `families.model.Model`'s. Raises UserError where they do not fit each other."""
+        super().__init__(
+            tokenizer, text_encoder, unet, autoencoder, schedule, family=family, further_texts=further_texts
+        )
         self.card = card
         self.addons = Addons() if addons is None else addons
-        self.further_texts = dict(further_texts or {})
-        self.family = family_of(self.parts) if family is None else family
-        self.family.check(self.parts)
-
-    @property
-    def texts(self) -> dict[str, TextPart]:
-        """The text encoders with their tokenizers, by their folder."""
-        return {"text_encoder": TextPart(self.tokenizer, self.text_encoder), **self.further_texts}
-
-    @property
-    def parts(self) -> Parts:
-        """All of them, as the family knows them."""
-        return Parts(self.texts, self.unet, self.autoencoder, self.schedule)
 
     def with_autoencoder(self, autoencoder: Autoencoder, name: str, hash: str) -> "StableDiffusion":
         """The same model with another autoencoder, which its pictures record by that name and hash.
@@ -102,20 +78,6 @@ class StableDiffusion:
         """
         addons = replace(self.addons, autoencoder=(name, hash))
         return StableDiffusion(**{**vars(self), "autoencoder": autoencoder, "addons": addons})
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the UNet computes in; the latent between its steps is always float32."""
-        return next(self.unet.parameters()).dtype
-
-    @property
-    def size_step(self) -> int:
-        """Width and height of a picture must be multiples of this many pixels."""
-        return self.family.size_step(self.parts)
 
     def generate(
         self,
@@ -240,17 +202,9 @@ class StableDiffusion:
         )
         return NanGuard("text encoder")(lambda _: told(), next(self.text_encoder.parameters()).dtype)
 
-    def encode_text(self, texts: Sequence[str], clip_skip: int = 1) -> Tensor:
-        """Texts as they stand -> (count, tokens, text width), all in one batch. Notes words that do not fit."""
-        for cut in filter(None, (cut_note(self.tokenizer, text) for text in texts)):
-            note(cut)
-        encoded: Tensor = self.text_encoder(self.tokenizer(texts).to(self.device), clip_skip)
-        return encoded
-
     def noise(self, one: Pass, places: range) -> NoiseSource:
         """Gives unit-normal noise (len(places), 4, height/factor, width/factor), float32, at each call."""
-        width, height = (edge // self.autoencoder.factor for edge in one.size)
-        return one.noise.source(places, (self.autoencoder.config.latent_channels, height, width), self.device)
+        return one.noise.source(places, self.latent_shape(one.size), self.device)
 
     def denoise(
         self,
@@ -277,10 +231,6 @@ class StableDiffusion:
                 watchers=watchers,
                 nan_guard=nan_guard,
             )
-
-    def decode(self, latent: Tensor, tiles: bool | None = None) -> Iterator[Tensor]:
-        """Latents (batch, 4, h, w) of unit scale -> the pixels (3, height, width) of each, float32; see `tiles`."""
-        return decode(self.autoencoder, latent, tiles=tiles)
 
     def recorded(self, request: Request, controls: Sequence[Control], loras: Loras) -> Callable[[int], str]:
         """What the picture at a place of the request's batch carries as its settings."""
