@@ -321,4 +321,5 @@ def test_guidance_below_1_is_the_prompt_alone_for_diffusers(model: StableDiffusi
         return torch.from_numpy(np.asarray(model.generate(PROMPT, **said)[0]).astype(np.float32))
 
     assert torch.equal(draw("diffusers", guidance), draw("diffusers", 1.0))
-    assert not torch.equal(draw(None, guidance), draw(None, 1.0))
+    with told("leads away from the prompt"):
+        assert not torch.equal(draw(None, guidance), draw(None, 1.0))
