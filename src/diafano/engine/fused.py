@@ -119,7 +119,7 @@ def told_network(network: UNet | ControlNet, known: Known) -> Callable[..., Any]
     plain: Callable[..., Any] = network.forward
 
     def forward(latent: Tensor, timestep: Tensor, conditioning: Told, *more: Any) -> Any:
-        told = all("forward" in vars(block) for block in transformers)
+        told = all(is_replaced(block) for block in transformers)
         known.copies = Conditioning.of(conditioning).copies if told else 1
         try:
             return plain(latent, timestep, conditioning, *more)
