@@ -82,7 +82,7 @@ class Program:
     noise_on_the_way: Callable[[int], Draw] | None = None
     """None: the generator of the start noise goes on."""
     one_generator_for_all: bool = False
-    grid: grids.Grid = grids.diafano_grid
+    grid: grids.ProgramGrid = grids.diafano_grid
     """``grid(sampler, name of the schedule, trained schedule, steps)`` -> the falling sigmas of the run."""
     starts_at_sigma: Callable[[Sampler, Process, float], bool] = lambda sampler, process, sigma: False
     """Whether the first latent is ``sigma * noise``; otherwise the network sees pure noise first."""

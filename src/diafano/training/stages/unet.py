@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.parts import read_autoencoder, read_text_encoder, read_unet
 from diafano.errors import UserError
+from diafano.files import whole_file
 from diafano.networks.autoencoder import Autoencoder
+from diafano.networks.layers import zeroed
 from diafano.networks.unet import UNet
 from diafano.noise.schedule import NoiseSchedule
 from diafano.pictures.pixels import grid
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.training.examples import Examples, generator_of, indices_of
-from diafano.training.initialise import set_to_zero, silence_residual_branches
+from diafano.training.initialise import silence_residual_branches
 from diafano.training.losses import min_snr_weight
 from diafano.training.recipe import UNetRecipe
 
@@ -69,7 +71,7 @@ class UNetStage:
             return unet.train()
         unet = UNet(self.recipe.network)
         silence_residual_branches(unet)
-        set_to_zero(unet.conv_out)
+        zeroed(unet.conv_out)
         return unet
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,9 +171,8 @@ def _fingerprint(network: nn.Module, data: NDArray[np.generic]) -> str:
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with whole_file(path) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def _part(folder: Path, name: str) -> Path:
