@@ -86,7 +86,7 @@ def has_amx() -> bool:
 
 def capabilities() -> dict[str, bool]:
     """What torch has found out about the processor; nothing where it does not say."""
-    return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
+    return dict(torch.cpu.get_capabilities())
 
 
 def built(tiles: Tiles) -> Path:
