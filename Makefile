@@ -49,19 +49,20 @@ lint: $(VENV)/.dev ## check style and types only
 	$(BIN)/mypy
 
 docs: $(VENV)/.package $(ADDONS)/sepia $(ADDONS)/silhouettes.safetensors ## draw all pictures in docs again, with the commands printed above them, and write what scripts write
-	$(BIN)/python docs/settings.py
-	$(BIN)/python docs/draw.py
-	$(BIN)/python docs/pictures.py
-	$(BIN)/python docs/autoencoder.py
-	$(BIN)/python docs/samplers.py
+	$(BIN)/python docs/scripts/settings.py
+	$(BIN)/python docs/scripts/draw.py
+	$(BIN)/python docs/scripts/pictures.py
+	$(BIN)/python docs/scripts/autoencoder.py
+	$(BIN)/python docs/scripts/samplers.py
+	$(BIN)/python docs/scripts/house.py
 
 # Add-ons that docs/addons.md draws with and that are too large to be kept here. The ControlNet takes five minutes
 # on 2 CPU cores; where it was interrupted, the same command goes on.
 $(ADDONS)/sepia: | $(VENV)/.package
-	$(BIN)/python docs/train_addons.py sepia
+	$(BIN)/python docs/scripts/train_addons.py sepia
 
 $(ADDONS)/silhouettes.safetensors: | $(VENV)/.package
-	$(BIN)/python docs/train_controlnet.py
+	$(BIN)/python docs/scripts/train_controlnet.py
 
 embedded: $(VENV)/.train ## train the model that ships with the package, all three stages, into runs/embedded
 	$(BIN)/diafano train autoencoder --config recipes/embedded/autoencoder.toml

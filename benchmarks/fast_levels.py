@@ -24,7 +24,7 @@ from diafano.request.fast import LEVELS
 from diafano.training.data.emoji.sprites import Sprites
 
 DOCS = Path(__file__).parents[1] / "docs"
-sys.path.append(str(DOCS))
+sys.path.append(str(DOCS / "scripts"))
 from generated import write_between_markers  # noqa: E402 (the scripts there share it)
 
 

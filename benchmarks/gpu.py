@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from programs import GUIDANCE, NEGATIVE, PROMPT, SEED
 
 HERE = Path(__file__).parent

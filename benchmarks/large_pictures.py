@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 
 import torch
-from in_turn import output_of
 from torch import Tensor, nn
 
 from diafano.engine import tiles
 from diafano.engine.memory import keep_freed_memory
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
+from in_turn import output_of
 
 DOCS = Path(__file__).parents[1] / "docs"
-sys.path.append(str(DOCS))
+sys.path.append(str(DOCS / "scripts"))
 from generated import write_between_markers  # noqa: E402 (the scripts there share it)
 
 LARGEST_WHOLE = 1024

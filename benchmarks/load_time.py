@@ -26,7 +26,7 @@ from typing import Any
 
 from in_turn import in_turn, output_of
 
-sys.path.append(str(Path(__file__).parents[1] / "docs"))
+sys.path.append(str(Path(__file__).parents[1] / "docs" / "scripts"))
 from generated import write_between_markers
 
 PROGRAM = """

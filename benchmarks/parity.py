@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from random_model import FAMILIES, quiet, write_random_model, write_scheduler
 from torch import Tensor
 
 import diafano
@@ -32,9 +31,10 @@ from diafano.checkpoints.parts import read_part
 from diafano.families.folder_parts import AUTOENCODER, TEXT_ENCODERS, UNET
 from diafano.sampling.samplers.table import find_sampler
 from diafano.text_encoder.tokenizer import Tokenizer
+from random_model import FAMILIES, quiet, write_random_model, write_scheduler
 
 DOCS = Path(__file__).parents[1] / "docs"
-sys.path.append(str(DOCS))
+sys.path.append(str(DOCS / "scripts"))
 from generated import write_between_markers  # noqa: E402 (the scripts there share it)
 
 PROMPT, NEGATIVE, GUIDANCE, SEED = "a red apple on the left of a penguin", "blue", 7.5, 7

@@ -339,7 +339,7 @@ def main() -> None:
             measure(found, folder, programs, only, given)
     print(tables(found))
     if given.write:
-        sys.path.append(str(HERE.parent / "docs"))
+        sys.path.append(str(HERE.parent / "docs" / "scripts"))
         from generated import write_between_markers
 
         write_between_markers(HERE.parent / "docs" / "speed.md", "speed", tables(found))

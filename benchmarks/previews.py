@@ -21,7 +21,7 @@ from diafano.engine.memory import keep_freed_memory
 from diafano.evaluation.scoring import held_out_prompts
 
 DOCS = Path(__file__).parents[1] / "docs"
-sys.path.append(str(DOCS))
+sys.path.append(str(DOCS / "scripts"))
 from generated import write_between_markers  # noqa: E402 (the scripts there share it)
 
 STEPS = (1, 5, 10, 25, 50)

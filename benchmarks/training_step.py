@@ -239,7 +239,7 @@ def main() -> None:
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(table(found))
     if given.write:
-        sys.path.append(str(HERE.parent / "docs"))
+        sys.path.append(str(HERE.parent / "docs" / "scripts"))
         from generated import write_between_markers
 
         write_between_markers(HERE.parent / "docs" / "speed.md", "training", table(found))

@@ -13,16 +13,14 @@ import torch
 import typer.main
 
 import diafano
+import draw
+import pages
 from diafano.checkpoints.vae import with_autoencoder
 from diafano.cli.main import app
 from diafano.pictures.files import read_parameters
 from diafano.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
-
-import draw  # noqa: E402
-import pages  # noqa: E402
 
 README = ROOT / "README.md"
 PAGES = [README, *pages.pages()]

@@ -8,38 +8,11 @@ from pathlib import Path
 import pytest
 
 import diafano
+from house import OUTSIDE, PACKAGE, PAGE, ROOMS, modules, page, purpose
 
-PACKAGE = Path(diafano.__file__).parent
-
-# The rooms from the top down. A room imports from rooms below it only; rooms of one row do not know each other.
-ROOMS = [
-    {"__main__"},
-    {"cli"},
-    {"evaluation"},
-    {"jobs", "training"},
-    {"checkpoints", "explain"},
-    {"stable_diffusion"},
-    {"request"},
-    {"sampling", "families"},
-    {"engine", "text_encoder"},
-    {"networks", "noise", "pictures"},
-    {"files"},
-    {"errors"},
-]
 FLOOR = {name: len(ROOMS) - index for index, row in enumerate(ROOMS) for name in row}
 
-# `diafano` itself stands outside: its public names are found when they are used. Every module may ask for its version.
-OUTSIDE = "__init__"
 FACE = {"__version__"}
-
-
-def modules() -> dict[str, Path]:
-    """Dotted name below `diafano` -> file."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts if len(parts) == 1 else [part for part in parts if part != "__init__"])] = path
-    return found
 
 
 def imports_of(path: Path, tree: ast.Module) -> set[str]:
@@ -60,6 +33,17 @@ def test_every_module_has_a_floor() -> None:
     homeless = {name.split(".")[0] for name in modules()} - FLOOR.keys() - {OUTSIDE}
     assert len(FLOOR) - 1 <= 17  # more would be a corridor again
     assert not homeless, f"put {sorted(homeless)} into ROOMS"
+
+
+def test_the_page_of_the_house_is_what_the_modules_say() -> None:
+    assert Path(diafano.__file__).parent.resolve() == PACKAGE.resolve()
+    assert PAGE.read_text(encoding="utf-8") == page(), "make docs, or docs/scripts/house.py alone"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_every_module_says_what_it_is(name: str) -> None:
+    said = purpose(modules()[name])
+    assert 10 < len(said) < 200 and said.endswith((".", "`", '"', ")"))
 
 
 @pytest.mark.parametrize("name", sorted(modules().keys() - {OUTSIDE}))

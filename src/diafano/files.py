@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all; names for them, from a prompt, that take no other file's place."""
 
 import itertools
+import os
 import re
 import secrets
 import unicodedata
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CACHE = "XDG_CACHE_HOME"
+"""The variable that names the user's folder for what can be made again (XDG base directory specification)."""
 LONGEST_NAME = 60
 """Letters of a prompt that a file's name takes."""
 
@@ -31,6 +34,11 @@ def write_text(target: Path, text: str) -> None:
     """The text as a `whole_file`, in UTF-8."""
     with whole_file(target) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def cache_folder(name: str) -> Path:
+    """Where the package keeps what takes long to make, a folder for each kind: in one of the user's own."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache") / "diafano" / name
 
 
 def slug(prompt: str) -> str:

@@ -17,7 +17,7 @@ from diafano.request.settings import SETTINGS, Hires, ImageToImage, SamplerOptio
 from diafano.sampling.samplers.table import SAMPLERS
 from diafano.stable_diffusion import StableDiffusion
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs/scripts"
 sys.path.insert(0, str(DOCS))
 
 import settings as script  # noqa: E402
@@ -39,7 +39,7 @@ def test_the_table_needs_nothing_heavy() -> None:
 
 
 def test_what_is_written_from_the_table_is_current() -> None:
-    hint = "run .venv/bin/python docs/settings.py"
+    hint = "run .venv/bin/python docs/scripts/settings.py"
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), hint
     assert script.KEYWORDS.read_text(encoding="utf-8") == script.keywords(), hint
 

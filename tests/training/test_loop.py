@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
         Training(LineStage(), recipe(), tmp_path, CPU).run(die)
     again = Training(LineStage(), recipe(), tmp_path, CPU)
     assert again.step == 14
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:

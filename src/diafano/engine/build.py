@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from diafano.files import cache_folder
+
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
 EXTENSIONS = ("f", "bw", "vl", "dq", "bf16", "vbmi", "vnni")  # of AVX-512, that it is written in
@@ -84,13 +86,7 @@ def has_amx() -> bool:
 
 def capabilities() -> dict[str, bool]:
     """What torch has found out about the processor; nothing where it does not say."""
-    return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept: a folder of the user's own, since whoever can write there can have code run."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diafano" / "engine"
+    return dict(torch.cpu.get_capabilities())
 
 
 def built(tiles: Tiles) -> Path:
@@ -101,7 +97,7 @@ def built(tiles: Tiles) -> Path:
     flags = [*FLAGS, *FEATURES, *([f"-DDIAFANO_TILES={int(tiles)}"] if tiles else [])]
     text = b"".join(file.name.encode() + file.read_bytes() for file in sorted(SOURCES.iterdir()))
     digest = hashlib.sha256(text + repr((compiler, flags, sys.version_info[:2])).encode()).hexdigest()[:24]
-    folder = cache_folder()
+    folder = cache_folder("engine")  # of the user's own, since whoever can write there can have code run
     file, refused = folder / f"{digest}.so", folder / f"{digest}.refused"
     if not file.exists() and not refused.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

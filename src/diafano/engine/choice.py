@@ -10,7 +10,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -21,6 +21,9 @@ from diafano.engine import torch_operations as by_torch
 from diafano.engine.build import Tiles, built, multiplies_by
 from diafano.engine.devices import to_channels_last
 from diafano.files import write_text
+
+if TYPE_CHECKING:
+    from diafano.engine.operations import Operations
 
 RUNS = 5
 
@@ -34,7 +37,7 @@ class Shares(BaseModel):
 
 
 @functools.cache
-def faster(operation: str) -> ModuleType:
+def faster(operation: str) -> "Operations":
     """`native_operations` or `torch_operations`; operation is the name of one of the `Shares`."""
     return by_library if multiplies_by() != Tiles.AMX or getattr(shares(), operation) <= 1 else by_torch
 
@@ -66,26 +69,26 @@ def measured() -> Shares:
         conv, deep_conv = nn.Conv2d(320, 320, 3, padding=1).bfloat16(), nn.Conv2d(1280, 640, 3, padding=1).bfloat16()
     to_channels_last(conv, deep_conv)
 
-    def linear(by: ModuleType) -> None:
+    def linear(by: "Operations") -> None:
         by.linear(fine, out, fine)
         by.geglu(coarse, gated)
 
-    def convolution(by: ModuleType) -> None:
+    def convolution(by: "Operations") -> None:
         by.convolution(maps, conv, dtype=torch.float32)
         by.convolution(deep_maps, deep_conv)
 
-    def attention(by: ModuleType) -> None:
+    def attention(by: "Operations") -> None:
         by.attention(fine, fine, fine, 8)
 
     return Shares(linear=_share(linear), convolution=_share(convolution), attention=_share(attention))
 
 
-def _share(work: Callable[[ModuleType], None]) -> float:
-    times: dict[ModuleType, list[float]] = {by_library: [], by_torch: []}
+def _share(work: Callable[["Operations"], None]) -> float:
+    times: list[tuple[Operations, list[float]]] = [(by_library, []), (by_torch, [])]
     for _ in range(RUNS + 1):
-        for by, taken in times.items():
+        for by, taken in times:
             begin = time.perf_counter()
             work(by)
             taken.append(time.perf_counter() - begin)
-    library, plain = (statistics.median(taken[1:]) for taken in times.values())  # the first run makes ready
+    library, plain = (statistics.median(taken[1:]) for _, taken in times)  # the first run makes ready
     return library / plain

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,15 +14,10 @@ from torch import nn
 from diafano.engine.build import available
 from diafano.engine.devices import to_channels_last
 from diafano.errors import UserError
+from diafano.files import cache_folder
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable that names torch's folder for compiled code. By default it is a temporary one."""
-
-
-def cache_folder() -> Path:
-    """Where compiled code is kept: the user's cache folder, as the XDG base directory specification finds it."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "diafano" / "compiled"
 
 
 def compile_network(network: nn.Module) -> None:
@@ -41,7 +35,7 @@ def compile_network(network: nn.Module) -> None:
             "this processor has an engine of diafano's own, which is faster than what torch compiles:"
             " leave --compile out"
         )
-    os.environ.setdefault(CACHE, str(cache_folder()))
+    os.environ.setdefault(CACHE, str(cache_folder("compiled")))
     if device != "cuda":
         network.compile(dynamic=False)
         return

@@ -71,8 +71,6 @@ def find_dtype(name: str | torch.dtype, device: torch.device, parameters: int) -
 
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 products (AMX or AVX-512 BF16); without, it is slower."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.6
-        return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False))
 

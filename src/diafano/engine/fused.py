@@ -34,6 +34,7 @@ from diafano.networks.layers import (
     to_map,
     to_tokens,
 )
+from diafano.networks.replaced import Forward, is_replaced, replaced_forwards
 from diafano.networks.tileable import wrapped_axes
 from diafano.networks.unet import UNet
 
@@ -48,13 +49,12 @@ def accelerated(*networks: nn.Module) -> Iterator[None]:
     """
     with exclusive(*networks):
         to_channels_last(*networks)
-        with _fused(networks), prepacked(*networks):
+        with replaced_forwards(_fused(networks)), prepacked(*networks):
             yield
 
 
-@contextmanager
-def _fused(networks: Sequence[nn.Module]) -> Iterator[None]:
-    fused: list[nn.Module] = []
+def _fused(networks: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, Forward]]:
+    """What can be fused here, and how."""
     known = Known()
     there = any(_on_cpu(weight) for network in networks for weight in network.parameters()) and available()
     if there and not any(wrapped_axes()):  # its convolutions pad with zeros
@@ -62,29 +62,21 @@ def _fused(networks: Sequence[nn.Module]) -> Iterator[None]:
         for network in networks:
             for block in network.modules():
                 make = FUSED.get(type(block))
-                if make is not None and is_plain(block) and "forward" not in vars(block):
-                    # torch's own __call__, hooks and all, finds the instance's forward before its class's.
-                    block.forward = make(block, known)
-                    fused.append(block)
-            if isinstance(network, UNet | ControlNet) and "forward" not in vars(network):
-                network.forward = told_network(network, known)  # type: ignore[method-assign]
-                fused.append(network)
-    try:
-        yield
-    finally:
-        for block in fused:
-            del block.forward
+                if make is not None and is_plain(block):
+                    yield block, make(block, known)
+            if isinstance(network, UNet | ControlNet):
+                yield network, told_network(network, known)
 
 
 def is_fused(block: nn.Module, dtype: torch.dtype) -> bool:
     """Whether it computes inputs of that number format by the engine, inside `accelerated`."""
-    return dtype == torch.bfloat16 and type(block) in FUSED and "forward" in vars(block)
+    return dtype == torch.bfloat16 and type(block) in FUSED and is_replaced(block)
 
 
 def is_plain(block: nn.Module) -> bool:
     """Whether all layers in the block are as `networks.layers` makes them, and nobody watches or has changed them."""
     for layer in block.modules():
-        if type(layer) not in KNOWN_LAYERS or (layer is not block and "forward" in vars(layer)):
+        if type(layer) not in KNOWN_LAYERS or (layer is not block and is_replaced(layer)):
             return False
         if layer is not block and (layer._forward_hooks or layer._forward_pre_hooks):
             return False
@@ -127,7 +119,7 @@ def told_network(network: UNet | ControlNet, known: Known) -> Callable[..., Any]
     plain: Callable[..., Any] = network.forward
 
     def forward(latent: Tensor, timestep: Tensor, conditioning: Told, *more: Any) -> Any:
-        told = all("forward" in vars(block) for block in transformers)
+        told = all(is_replaced(block) for block in transformers)
         known.copies = Conditioning.of(conditioning).copies if told else 1
         try:
             return plain(latent, timestep, conditioning, *more)

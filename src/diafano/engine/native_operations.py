@@ -22,17 +22,14 @@ def fits(*tensors: Tensor) -> bool:
 
 
 def linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None = None) -> Tensor:
-    """`operations.linear`."""
     return _linear(x, layer, residual, gate=False)
 
 
 def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
-    """`operations.geglu`."""
     return _linear(x, layer, None, gate=True)
 
 
 def fused_qkv(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """`operations.fused_qkv`."""
     columns = layers[0].weight.shape[0]
     if len({layer.weight.shape for layer in layers}) > 1 or columns % 16 or layers[0].bias is not None:
         return tuple(linear(x, layer) for layer in layers)
@@ -64,7 +61,6 @@ def convolution(
     upsampled: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """`operations.convolution`."""
     x = _channels_last(x)
     if dtype == torch.float32 or not upsampled:
         x = x.float()  # as blocks give it; the library has bfloat16 to bfloat16 for maps that are repeated
@@ -86,7 +82,6 @@ def convolution(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """`operations.attention`."""
     batch, count, width = query.shape
     query, key, value = _rows(query), _rows(key), _rows(value)
     if key.stride(1) != value.stride(1):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from diafano.networks.replaced import Forward, replaced_forwards
 from diafano.networks.tileable import wrapped_axes
 
 LARGEST = 50_000_000
@@ -38,36 +39,24 @@ def prepacked(*networks: nn.Module) -> Iterator[None]:
     another, and lets go of it at the end. Inside, weights are not to be changed where they lie. A layer computes
     plainly where gradients are wanted or the input is of another kind; layers in a compiled network always do.
     """
-    changed: list[nn.Module] = []
-    if not any(wrapped_axes()) and available():
-        for network in networks:
-            if is_small(network) and network._compiled_call_impl is None:
-                changed += [layer for layer in network.modules() if _pack(layer)]
-    try:
+    there = not any(wrapped_axes()) and available()
+    small = [network for network in networks if there and is_small(network) and network._compiled_call_impl is None]
+    with replaced_forwards(pair for network in small for layer in network.modules() for pair in _packed(layer)):
         yield
-    finally:
-        for layer in changed:
-            del layer.forward
 
 
 def is_small(network: nn.Module) -> bool:
     return sum(weight.numel() for weight in network.parameters()) <= LARGEST
 
 
-def _pack(layer: nn.Module) -> bool:
-    """Put the packed computation in the place of the layer's, if it is one that can be packed."""
-    if "forward" in vars(layer) or not all(_fits(weight) for weight in layer.parameters(recurse=False)):
-        return False
-    forward: Callable[[Tensor], Tensor]
+def _packed(layer: nn.Module) -> Iterator[tuple[nn.Module, Forward]]:
+    """The layer and its packed computation, if it is one that can be packed."""
+    if not all(_fits(weight) for weight in layer.parameters(recurse=False)):
+        return
     if type(layer) is nn.Linear:
-        forward = _linear(layer)
+        yield layer, _linear(layer)
     elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        forward = _convolution(layer)
-    else:
-        return False
-    # torch's own __call__, hooks and all, finds the instance's forward before its class's.
-    vars(layer)["forward"] = forward
-    return True
+        yield layer, _convolution(layer)
 
 
 def _fits(x: Tensor) -> bool:

@@ -9,19 +9,16 @@ from torch import Tensor, nn
 
 
 def linear(x: Tensor, layer: nn.Linear | nn.Conv2d, residual: Tensor | None = None) -> Tensor:
-    """`operations.linear`."""
     made = F.linear(x, layer.weight.flatten(1), layer.bias)
     return made if residual is None else made.add_(residual)
 
 
 def geglu(x: Tensor, layer: nn.Linear) -> Tensor:
-    """`operations.geglu`."""
     value, gate = F.linear(x, layer.weight, layer.bias).chunk(2, dim=-1)
     return value * F.gelu(gate)
 
 
 def fused_qkv(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """`operations.fused_qkv`."""
     return tuple(linear(x, layer) for layer in layers)
 
 
@@ -34,7 +31,6 @@ def convolution(
     upsampled: bool = False,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """`operations.convolution`."""
     x = x.to(layer.weight.dtype, memory_format=torch.channels_last)
     if upsampled:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -47,6 +43,5 @@ def convolution(
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """`operations.attention`."""
     split = (tokens.unflatten(-1, (heads, -1)).transpose(1, 2) for tokens in (query, key, value))
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)

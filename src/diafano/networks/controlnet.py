@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diafano.errors import UserError
 from diafano.networks.conditioning import Conditioning, Told
-from diafano.networks.layers import TimestepEmbedding, sinusoidal_embedding, widths_in_turn
+from diafano.networks.layers import TimestepEmbedding, sinusoidal_embedding, widths_in_turn, zeroed
 from diafano.networks.unet import DownLevel, MiddleLevel, Residuals, UNet, UNetConfig
 
 HINT_WIDTHS = (16, 32, 96, 256)
@@ -94,14 +94,6 @@ class ControlNet(nn.Module):
         x = self.mid_block(x, time, text)
         skips = [zero(one) for zero, one in zip(self.controlnet_down_blocks, maps, strict=True)]
         return Residuals(skips, self.controlnet_mid_block(x))
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with all weights zero: before training it changes nothing."""
-    nn.init.zeros_(layer.weight)
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def check_control(network: ControlNet, unet: UNet) -> None:

@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from diafano.networks.tileable import padded
 
 
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with all weights and biases zero: before training it adds nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
     """Sines and cosines of a timestep at geometrically spaced frequencies: (batch,) -> (batch, width), float32.
 

@@ -1,14 +1,11 @@
 """Where noise comes from: generators that a seed starts, torch's on the CPU and NVIDIA's."""
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor
 
+from diafano.noise.brownian import Draw
 from diafano.noise.philox import Philox
 
-Draw = Callable[[Sequence[int]], Tensor]
-"""A seeded generator: shape -> unit-normal float32 noise on the CPU, other noise at each call."""
+__all__ = ["GENERATORS", "Draw", "cpu", "gpu"]
 
 
 def cpu(seed: int) -> Draw:

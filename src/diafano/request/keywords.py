@@ -1,4 +1,4 @@
-"""The settings as keyword arguments, for type checkers. Written by docs/settings.py, from the table."""
+"""The settings as keyword arguments, for type checkers. Written by docs/scripts/settings.py, from the table."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict

@@ -6,7 +6,7 @@ value has there, what may be given, its place in a picture's text and in A1111's
 - the options of `diafano generate`                      `cli.panels`
 - what a `Request` checks, and the words for a mistake   `request.request`
 - both ways of a picture's text                          `request.recorded`
-- the typed keyword arguments, docs/settings.md          docs/settings.py, of which `request.keywords` is written
+- the typed keyword arguments, docs/settings.md          docs/scripts/settings.py, which writes `request.keywords`
 
 so that a new setting is a row here and the place where it acts. Nothing here needs torch, numpy or Pillow.
 """

@@ -26,7 +26,7 @@ from diafano.sampling.deep_cache import DeepCache
 from diafano.sampling.denoiser import Denoiser
 from diafano.sampling.init_image import InitImage
 from diafano.sampling.prompts import StepGuidance, StepPrompts
-from diafano.sampling.samplers.stepping import Denoise, StepInfo
+from diafano.sampling.samplers.stepping import Denoise, SamplerFunction, StepInfo, with_options
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class RunPlan:
 
     sigmas: Sequence[float]
     """The falling noise levels, one more than steps; one alone is no step."""
-    sampler: Callable[..., Tensor]
-    """``sampler(denoise, x, sigmas, *, noise_source, on_step, **options) -> x``."""
+    sampler: SamplerFunction
     guidance: Sequence[float]
     """Of each step."""
     options: Mapping[str, float] = field(default_factory=dict)
@@ -147,7 +146,8 @@ def run(
         if watchers.on_step is not None:
             watchers.on_step(info)
 
-    latent = plan.sampler(denoise, x, plan.sigmas, noise_source=noise_source, on_step=after_step, **plan.options)
+    sampler = with_options(plan.sampler, plan.options)
+    latent = sampler(denoise, x, plan.sigmas, noise_source=noise_source, on_step=after_step)
     return latent if plan.starts_at_sigma else process.finish(latent, plan.sigmas[-1])
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diafano.errors import UserError
 from diafano.networks.layers import attend
 from diafano.text_encoder.added_words import TokenEmbedding
+from diafano.text_encoder.checks import check_text_config
 
 
 class CLIPTextConfig(BaseModel):
@@ -39,13 +40,7 @@ class CLIPTextConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "CLIPTextConfig":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} cannot be split into {self.heads} heads; make it a multiple")
-        for role in ("start_token", "end_token", "pad_token"):
-            if getattr(self, role) >= self.vocabulary:
-                raise ValueError(
-                    f"{role} {getattr(self, role)} is not among the {self.vocabulary} ids of the vocabulary"
-                )
+        check_text_config(self)
         return self
 
 

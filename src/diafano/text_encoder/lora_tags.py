@@ -96,12 +96,12 @@ def _read(match: re.Match[str]) -> LoraTag:
     name, *numbers = [items[0], *(item for item in items[1:] if "=" not in item)]
     if len(numbers) > 2 or not named.keys() <= {"te", "unet"}:
         raise UserError(f"the tag {match.group()} says more than a name and two strengths: leave the rest out")
-    text = _number(named.get("te", numbers[0] if numbers else "1"), match)
+    text = _strength(named.get("te", numbers[0] if numbers else "1"), match)
     unet = named.get("unet", numbers[1] if len(numbers) > 1 else None)
-    return LoraTag(name, text, text if unet is None else _number(unet, match))
+    return LoraTag(name, text, text if unet is None else _strength(unet, match))
 
 
-def _number(text: str, match: re.Match[str]) -> float:
+def _strength(text: str, match: re.Match[str]) -> float:
     try:
         number = float(text)
     except ValueError:

@@ -82,7 +82,7 @@ def _said(tokenizer: Tokenizer, chunk: Chunk) -> tuple[TokenRead, ...]:
 def count_sentence(parts: Sequence[PartRead]) -> str:
     """``180 tokens in 3 chunks``, of the longest of a part's texts; of several parts, each."""
     longest = [max(part.texts, key=lambda text: text.tokens) for part in parts]
-    return " AND ".join(f"{_number(text.tokens, 'token')} in {_number(len(text.chunks), 'chunk')}" for text in longest)
+    return " AND ".join(f"{_count(text.tokens, 'token')} in {_count(len(text.chunks), 'chunk')}" for text in longest)
 
 
 def steps_sentence(steps: Sequence[int]) -> str:
@@ -104,5 +104,5 @@ def chunk_sentence(tokenizer: Tokenizer, chunk: Sequence[TokenRead]) -> str:
     return " ".join(shown)
 
 
-def _number(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from diafano.networks.layers import PictureAttention, ResidualBlock, SpatialTransformer
+from diafano.networks.replaced import replace_forward
 from diafano.text_encoder.clip import CLIPLayer
 
 BLOCKS = (ResidualBlock, SpatialTransformer, PictureAttention, CLIPLayer)
@@ -23,7 +24,7 @@ def recompute_blocks(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, BLOCKS):
-            module.forward = partial(_forgetful, module.forward)  # type: ignore[method-assign]
+            replace_forward(module, partial(_forgetful, module.forward))
 
 
 def _forgetful(forward: Callable[..., Any], *given: Any) -> Any:

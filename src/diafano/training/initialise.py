@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from diafano.networks.layers import zeroed
+
 
 def silence_residual_branches(network: nn.Module) -> None:
     """Let every residual block and spatial transformer start by adding nothing (Zhang et al. 2019, "Fixup").
@@ -11,10 +13,4 @@ def silence_residual_branches(network: nn.Module) -> None:
     """
     for name, module in network.named_modules():
         if name.endswith((".conv2", ".proj_out")):
-            set_to_zero(module)
-
-
-def set_to_zero(layer: nn.Module) -> None:
-    """Zero weights and biases."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+            zeroed(module)

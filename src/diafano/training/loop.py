@@ -4,7 +4,6 @@ All chance in a run comes from (seed, number of the batch), so a run that stops 
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diafano.errors import UserError
+from diafano.files import whole_file
 from diafano.training.ema import MovingAverage
 from diafano.training.gradient_checkpointing import recompute_blocks
 from diafano.training.optimisers import Optimisers
@@ -178,9 +178,8 @@ class Training:
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.state(),
         }
-        partial = self.folder / f"{CHECKPOINT}.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.folder / CHECKPOINT)
+        with whole_file(self.folder / CHECKPOINT) as unfinished:
+            torch.save(state, unfinished)
 
     def _load(self) -> None:
         path = self.folder / CHECKPOINT

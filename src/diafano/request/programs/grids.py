@@ -12,7 +12,7 @@ from diafano.noise.schedule import NoiseSchedule
 from diafano.sampling.samplers.table import Sampler
 from diafano.sampling.sigmas import find_schedule, most_steps
 
-Grid = Callable[[Sampler, str, Process, int], list[float]]
+ProgramGrid = Callable[[Sampler, str, Process, int], list[float]]
 
 
 def diafano_grid(sampler: Sampler, name: str, process: Process, steps: int) -> list[float]:

@@ -50,7 +50,7 @@ from diafano.noise.schedule import NoiseSchedule
 from diafano.noise.sources import GENERATORS, Draw, cpu
 from diafano.request.programs import grids
 from diafano.sampling.noise import SeededNoise
-from diafano.sampling.samplers.table import Sampler
+from diafano.sampling.samplers.table import Sampler, SamplerFunction
 from diafano.text_encoder.prompt_embedding import Weighting
 
 OTHER_UNIPC = "it is another variant of UniPC there"
@@ -84,7 +84,7 @@ class Program:
     noise_on_the_way: Callable[[int], Draw] | None = None
     """None: the generator of the start noise goes on."""
     one_generator_for_all: bool = False
-    grid: grids.Grid = grids.diafano_grid
+    grid: grids.ProgramGrid = grids.diafano_grid
     """``grid(sampler, name of the schedule, trained schedule, steps)`` -> the falling sigmas of the run."""
     starts_at_sigma: Callable[[Sampler, Process, float], bool] = lambda sampler, process, sigma: False
     """Whether the first latent is ``sigma * noise``; otherwise the network sees pure noise first."""
@@ -101,7 +101,7 @@ class Program:
     """What `part_of_run` runs of a picture's strength."""
     paths: PathSpan | None = None
     """Between which sigmas the noise of stochastic equations is a Brownian path; None: each draw stands alone."""
-    functions_for_v: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    functions_for_v: Mapping[str, SamplerFunction] = field(default_factory=dict)
     """Samplers that are run otherwise with models that predict v, and how."""
     second_pass_runs: StrengthRuns | None = None
     """The same of a second pass (`sampling.hires`); None: as of any picture."""
@@ -144,7 +144,7 @@ class Program:
             run += 1
         return sigmas[len(sigmas) - 1 - run :]
 
-    def function(self, sampler: Sampler, process: Process) -> Callable[..., Tensor]:
+    def function(self, sampler: Sampler, process: Process) -> SamplerFunction:
         """What runs the sampler, to be called as `Sampler.function` is."""
         if not (isinstance(process, NoiseSchedule) and process.config.prediction == "v"):
             return sampler.function

@@ -2,9 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
 from torch import Tensor
 
@@ -54,6 +55,27 @@ class StepInfo(NamedTuple):
 
 
 OnStep = Callable[[StepInfo], object]
+
+
+class SamplerFunction(Protocol):
+    """What a sampler is. Options of its own are further keyword arguments, which all have defaults: `with_options`."""
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        sigmas: Sequence[float],
+        *,
+        noise_source: NoiseSource | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """From x at ``sigmas[0]`` to x at ``sigmas[-1]``."""
+
+
+def with_options(function: SamplerFunction, options: Mapping[str, Any]) -> SamplerFunction:
+    """The sampler with these options; which one takes which, its row in the table says."""
+    filled: SamplerFunction = partial(cast(Any, function), **options)
+    return filled
 
 
 def walk(sigmas: Sequence[float]) -> Iterator[tuple[int, float, float]]:

@@ -15,10 +15,7 @@ A sampler is a function in `single_step` or `multistep` and a row in the table b
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from diafano.errors import UserError
 from diafano.sampling.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms, pndm, uni_pc
@@ -34,7 +31,15 @@ from diafano.sampling.samplers.single_step import (
     heun,
     lcm,
 )
-from diafano.sampling.samplers.stepping import Denoise, NoiseSource, OnStep, PathNoise, StepInfo
+from diafano.sampling.samplers.stepping import (
+    Denoise,
+    NoiseSource,
+    OnStep,
+    PathNoise,
+    SamplerFunction,
+    StepInfo,
+    with_options,
+)
 
 __all__ = [
     "SAMPLERS",
@@ -43,6 +48,7 @@ __all__ = [
     "OnStep",
     "PathNoise",
     "Sampler",
+    "SamplerFunction",
     "StepInfo",
     "ddim",
     "ddpm",
@@ -61,6 +67,7 @@ __all__ = [
     "lms",
     "pndm",
     "uni_pc",
+    "with_options",
 ]
 
 
@@ -69,8 +76,7 @@ class Sampler:
     """A row of `SAMPLERS`."""
 
     name: str
-    function: Callable[..., Tensor]
-    """``function(denoise, x, sigmas, *, noise_source=None, on_step=None, **options) -> x``."""
+    function: SamplerFunction
     label: str
     """What A1111's menus and picture metadata call it."""
     order: int

@@ -15,8 +15,10 @@ from diafano.checkpoints.parts import read_part
 from diafano.engine.tiles import decode
 from diafano.errors import UserError
 from diafano.families.folder_parts import AUTOENCODER, TEXT_ENCODERS, UNET
+from diafano.files import whole_file
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.conditioning import Conditioning
+from diafano.networks.layers import zeroed
 from diafano.networks.unet import UNet
 from diafano.noise.schedule import NoiseSchedule
 from diafano.pictures.pixels import grid, to_picture
@@ -28,7 +30,7 @@ from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.training.examples import Examples, generator_of, indices_of
-from diafano.training.initialise import set_to_zero, silence_residual_branches
+from diafano.training.initialise import silence_residual_branches
 from diafano.training.losses import min_snr_weight
 from diafano.training.recipe import UNetRecipe
 
@@ -78,7 +80,7 @@ class UNetStage:
             return unet.train()
         unet = UNet(self.recipe.network)
         silence_residual_branches(unet)
-        set_to_zero(unet.conv_out)
+        zeroed(unet.conv_out)
         return unet
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -187,9 +189,8 @@ def _fingerprint(network: nn.Module, data: NDArray[np.generic]) -> str:
 
 def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with whole_file(path) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def _part(folder: Path, name: str) -> Path:

@@ -1,6 +1,6 @@
 """Makes the add-ons that docs/addons.md shows, for the model that ships with the package.
 
-    .venv/bin/python docs/train_addons.py [ink] [mascot] [sepia]        (all: minutes on 2 CPU cores)
+    .venv/bin/python docs/scripts/train_addons.py [ink] [mascot] [sepia]        (all: minutes on 2 CPU cores)
 
     ink       a LoRA: everything is drawn in ink            docs/inputs/addons/ink.safetensors, kohya's names
     mascot    a textual inversion: one purple frog          docs/inputs/addons/mascot.safetensors, A1111's form
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pages import INPUTS
 from PIL import Image, ImageFilter, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from diafano.training.data.emoji.colours import COLOURS
 from diafano.training.data.emoji.emoji import EmojiScenes
 from diafano.training.data.emoji.scenes import Scene, Thing, render
 from diafano.training.data.emoji.sprites import Sprites
+from pages import INPUTS
 
 FOLDER = INPUTS / "addons"
 SIZE, SNAP, BATCH = 64, 4, 16

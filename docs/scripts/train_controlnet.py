@@ -1,6 +1,6 @@
 """Trains the ControlNet that docs/addons.md shows, for the model that ships with the package.
 
-    .venv/bin/python docs/train_controlnet.py      (five minutes on 2 CPU cores; goes on where it was stopped)
+    .venv/bin/python docs/scripts/train_controlnet.py      (five minutes on 2 CPU cores; goes on where it was stopped)
 
 It follows silhouettes, white on black: docs/inputs/addons/silhouettes.safetensors, in diffusers' names. The network
 begins as a copy of the UNet's way down, and learns what the UNet learnt, to predict v in noisy latents of emoji
@@ -15,7 +15,6 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pages import INPUTS
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -32,6 +31,7 @@ from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.examples import generator_of, indices_of
 from diafano.training.loop import Progress, Training
 from diafano.training.recipe import LoopRecipe
+from pages import INPUTS
 
 TRAINED = INPUTS / "addons" / "silhouettes.safetensors"
 RUN = Path("runs/silhouettes")

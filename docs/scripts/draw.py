@@ -1,6 +1,6 @@
 """Draws the pictures of the pages in docs again, by carrying out the commands that are printed above them.
 
-    .venv/bin/python docs/draw.py [PAGE...]        (all pages, or those named: "prompts" is docs/prompts.md)
+    .venv/bin/python docs/scripts/draw.py [PAGE...]        (all pages, or those named: "prompts" is docs/prompts.md)
 
 `pages` says which commands those are. A page's commands run in a fresh folder with the model that ships with the
 package; when all of them are done, the pictures that the page shows replace those in ``docs/pictures/PAGE``, and what

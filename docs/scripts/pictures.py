@@ -1,6 +1,6 @@
 """Draws docs/pictures.png: what the embedded model makes of prompts that it was not trained on.
 
-.venv/bin/python docs/pictures.py
+.venv/bin/python docs/scripts/pictures.py
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ def main() -> None:
         left, top = 12 + index % COLUMNS * (edge + 12), 8 + index // COLUMNS * (edge + CAPTION + 8)
         sheet.paste(picture, (left, top))
         draw.text((left + edge // 2, top + edge + 4), prompt, fill="black", font=font, anchor="ma")
-    sheet.save(Path(__file__).with_name("pictures.png"), optimize=True)
+    sheet.save(Path(__file__).parents[1] / "pictures.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws docs/autoencoder.png: scenes that the embedded model never saw, above what its autoencoder gives back.
 
-.venv/bin/python docs/autoencoder.py
+.venv/bin/python docs/scripts/autoencoder.py
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def main() -> None:
     with torch.inference_mode():
         latents = model.autoencoder.encode(torch.stack([to_pixels(picture) for picture in originals])).mean
         again = [to_picture(pixels) for pixels in model.decode(latents)]
-    save_picture(grid([*originals, *again], columns=COUNT), Path(__file__).with_name("autoencoder.png"))
+    save_picture(grid([*originals, *again], columns=COUNT), Path(__file__).parents[1] / "autoencoder.png")
 
 
 if __name__ == "__main__":

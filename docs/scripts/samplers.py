@@ -1,6 +1,6 @@
 """Draws docs/samplers.svg and fills docs/samplers.md: how far each sampler is from where a run with tiny steps ends.
 
-    .venv/bin/python docs/samplers.py [--small]
+    .venv/bin/python docs/scripts/samplers.py [--small]
 
 The embedded model draws a few prompts at its own guidance from one start noise each. Without fresh noise that start
 decides the end: all samplers solve one differential equation (Karras et al. 2022, equation 3). Its solution is taken
@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generated import write_between_markers
-from line_chart import Level, Line, line_chart
 from torch import Tensor
 
 import diafano
@@ -32,8 +30,10 @@ from diafano.sampling.guidance import guided
 from diafano.sampling.samplers.table import SAMPLERS, Sampler, find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, SCHEDULES
 from diafano.stable_diffusion import StableDiffusion
+from generated import write_between_markers
+from line_chart import Level, Line, line_chart
 
-HERE = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 PROMPTS = (
     "a penguin on a red background",
     "two apples on a blue background",
@@ -217,8 +217,8 @@ def main() -> None:
             levels=[Level(f"DDIM in {MANY} steps", baseline.error)],
             ceiling=CEILING,
         )
-        (HERE / "samplers.svg").write_text(chart, encoding="utf-8")
-        write_between_markers(HERE / "samplers.md", "samplers", "\n\n".join([found, table, floor]))
+        (DOCS / "samplers.svg").write_text(chart, encoding="utf-8")
+        write_between_markers(DOCS / "samplers.md", "samplers", "\n\n".join([found, table, floor]))
 
 
 if __name__ == "__main__":

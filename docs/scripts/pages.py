@@ -1,7 +1,7 @@
 """What the pages here hold for scripts and tests: their fenced blocks, the commands in them, and the pictures shown.
 
-A block of commands with ``<!-- drawn -->`` on the line above is carried out by `docs/draw.py`, and what stands between
-it and the next block is what it made:
+A block of commands with ``<!-- drawn -->`` on the line above is carried out by `docs/scripts/draw.py`, and what stands
+between it and the next block is what it made:
 
     <!-- drawn -->
     ```sh
@@ -20,7 +20,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 PICTURES, INPUTS = DOCS / "pictures", DOCS / "inputs"
 
 _BLOCK = re.compile(r"(?:^<!-- (?P<mark>drawn|not run) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
@@ -34,7 +34,7 @@ class Block:
     language: str
     text: str
     drawn: bool
-    """Whether `docs/draw.py` carries it out."""
+    """Whether `docs/scripts/draw.py` carries it out."""
     run: bool
     """Whether the tests run it, if it is Python."""
     pictures: tuple[str, ...]
@@ -52,7 +52,7 @@ def blocks_of(page: Path) -> list[Block]:
     """The fenced blocks of a page from top to bottom."""
     text = page.read_text(encoding="utf-8")
     found = list(_BLOCK.finditer(text))
-    ends = [*(match.start() for match in found[1:]), len(text)]
+    ends = [*(match.start() for match in found[1:]), len(text)][: len(found)]  # a page may have none
     return [
         Block(
             language=match["language"],

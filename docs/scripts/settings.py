@@ -1,7 +1,7 @@
 """Writes what is made of the table of settings (`diafano.request.settings`): docs/settings.md, and for type checkers
 the keyword arguments in src/diafano/request/keywords.py.
 
-    .venv/bin/python docs/settings.py
+    .venv/bin/python docs/scripts/settings.py
 """
 
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from diafano.request.settings import GROUPS, SETTINGS, Row
 
-PAGE = Path(__file__).with_suffix(".md")
-KEYWORDS = Path(__file__).parents[1] / "src/diafano/request/keywords.py"
+PAGE = Path(__file__).parents[1] / "settings.md"
+KEYWORDS = Path(__file__).parents[2] / "src/diafano/request/keywords.py"
 
 PAGE_HEAD = """# Every setting
 
@@ -32,7 +32,7 @@ model.generate("a fox", sampler="heun", s_churn=20.0, s_tmin=0.5, clip_skip=2)
 """
 
 KEYWORDS_HEAD = '''\
-"""The settings as keyword arguments, for type checkers. Written by docs/settings.py, from the table."""
+"""The settings as keyword arguments, for type checkers. Written by docs/scripts/settings.py, from the table."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
