@@ -124,6 +124,13 @@ def test_limits_of_churn_are_recorded_and_act(tiny_model: StableDiffusion) -> No
     assert tiny_model.generate(recorded.prompt, **recorded.settings)[0].tobytes() == held.tobytes()
 
 
+@pytest.mark.parametrize(("said", "read"), [("2.5", 2.5), ("0", None), ("inf", None)])
+def test_others_write_no_limit_of_churn_as_a_number(said: str, read: float | None) -> None:
+    text = f"a fox\nSteps: 3, Sampler: Euler, CFG scale: 6.5, Seed: 11, Sigma churn: 3, Sigma tmax: {said}"
+    assert from_infotext(text).settings["s_tmax"] == read
+    assert from_infotext(text).ignored == ()
+
+
 def test_impossible_limits_of_churn_are_one_sentence(tiny_model: StableDiffusion) -> None:
     with pytest.raises(UserError, match=r"s_tmin -1.* is not possible: give a number from 0 on"):
         tiny_model.request("a fox", sampler="euler", s_tmin=-1.0)

@@ -11,6 +11,7 @@ value has there, what may be given, its place in a picture's text and in A1111's
 so that a new setting is a row here and the place where it acts. Nothing here needs torch, numpy or Pillow.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
@@ -54,6 +55,12 @@ GENERATOR = {"CPU": "CPU", "GPU": "GPU", "NV": "GPU"}
 
 def _edges(size: tuple[int, int] | None) -> str | None:
     return None if size is None else f"{size[0]}x{size[1]}"
+
+
+def _limit(said: str) -> float | None:
+    """A1111's 0, and an infinite one, is none."""
+    limit = float(said)
+    return limit if 0.0 < limit < math.inf else None
 
 
 class Picture(Group):
@@ -132,7 +139,10 @@ class SamplerOptions(Group):
         "Sigma below which --s-churn does nothing. Default: 0.", "T", text="Sigma tmin", api="s_tmin"
     )
     s_tmax: Amount = setting(
-        "Sigma above which --s-churn does nothing. Default: none.", "T", text="Sigma tmax", api="s_tmax"
+        "Sigma above which --s-churn does nothing. Default: none.",
+        "T",
+        text=TextKey("Sigma tmax", read=_limit),
+        api="s_tmax",
     )
     s_noise: Amount = setting("Factor on fresh noise, near 1. Default: 1.", "F", text="Sigma noise", api="s_noise")
 
