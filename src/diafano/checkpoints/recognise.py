@@ -98,6 +98,8 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
     tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
     family = _family(tensors, path)
     form = single_file_of(family)
+    for theirs, usual in form.renamed.items():
+        tensors = {usual + name[len(theirs) :] if name.startswith(theirs) else name: t for name, t in tensors.items()}
     has_ema = any(name.startswith(table.EMA + "diffusion_model") for name in tensors)
     if ema and not has_ema:
         raise UserError(f"{path} has no EMA copies ({table.EMA}*): leave that option out")

@@ -38,8 +38,12 @@ FOREIGN = {"text_encoder_2", "text_encoder_3", "text_encoder_4", "transformer", 
 
 
 def family_of_tensors(tensors: Mapping[str, Tensor]) -> Family | None:
-    """The family of a single file, None for a file of another kind."""
-    families = (family for family in FAMILIES.values() if family.single_file is not None)
+    """The family of a single file, None for a file of another kind.
+
+    The youngest are asked first: what marks them is their own, while the first family takes files of which little is
+    left.
+    """
+    families = reversed(FAMILIES.values())
     return next((one for one in families if one.single_file is not None and one.single_file.fits(tensors)), None)
 
 
