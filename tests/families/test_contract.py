@@ -16,7 +16,7 @@ from diafano.checkpoints.recognise import recognise
 from diafano.checkpoints.single_file import save_file
 from diafano.cli import main as cli
 from diafano.errors import UserError
-from diafano.families.family import Family, Found, Said
+from diafano.families.family import Family, ReadContext, WriteContext
 from diafano.families.presets import parameter_counts, shapes
 from diafano.families.table import FAMILIES, family_of
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -173,6 +173,8 @@ def test_presets_are_made_of_declared_parts(name: str) -> None:
         assert shapes(preset)[-1].gives == f"(3, {preset.size[1]}, {preset.size[0]})"
         named = {family.network: preset.unet, family.autoencoder: preset.autoencoder, family.process: preset.schedule}
         for folder, config in {**named, **preset.texts}.items():
-            (kind,) = (kind for kind in family.folders[folder] if isinstance(config, kind.config))
+            (kind,) = (kind for kind in family.folders[folder] if isinstance(config, kind.config_class))
             tokens = tuple(getattr(config, f"{role}_token", 0) for role in ("start", "end", "pad"))
-            assert kind.read(kind.write(config, Said(preset.size)), Found("config.json", tokens)) == config
+            assert (
+                kind.read(kind.write(config, WriteContext(preset.size)), ReadContext("config.json", tokens)) == config
+            )

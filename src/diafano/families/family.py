@@ -15,7 +15,8 @@ from diafano.families.names import Table
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.unet import UNetConfig
-from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
+from diafano.noise.process import Process
+from diafano.noise.schedule import ScheduleConfig
 from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.text_encoder.prompt_embedding import Weighting
@@ -47,7 +48,8 @@ class Parts:
     network: Any
     """A `networks.conditioning.Network` of the family's own class; its `config` has `in_channels`, `out_channels`."""
     autoencoder: Autoencoder
-    process: NoiseSchedule
+    process: Process
+    """It has a `config` as well."""
 
 
 class Encode(Protocol):
@@ -106,7 +108,7 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadContext:
     """What a part's configuration is read from beside its JSON."""
 
     where: str
@@ -118,7 +120,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Said:
+class WriteContext:
     """What a part's JSON says that its configuration does not."""
 
     size: tuple[int, int] = (512, 512)
@@ -139,14 +141,14 @@ class FolderPart(Generic[Made]):
     """How one class of parts lies in a folder of its own: a JSON file, and weights unless it has none."""
 
     library: str
-    kind: str
+    class_name: str
     """Library and class, as model_index.json names them."""
-    config: type[Any]
+    config_class: type[Any]
     """Of our configuration, which the part that is made of it has as `config`."""
     make: Callable[[Any], Made]
-    read: Callable[[Json, Found], Any]
+    read: Callable[[Json, ReadContext], Any]
     """Their JSON -> our configuration. Raises UserError, naming the file, for what this program cannot do."""
-    write: Callable[[Any, Said], Json]
+    write: Callable[[Any, WriteContext], Json]
     """`read` reversed."""
     stem: str | None = None
     """What the files of weights are called; None: there are none."""

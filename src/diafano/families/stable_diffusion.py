@@ -15,12 +15,12 @@ from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.families.family import Family, FilePart, Parts, Prediction, Preset, SingleFile, TextPart
 from diafano.families.folder_parts import AUTOENCODER, SCHEDULE, TEXT_ENCODERS, UNET
-from diafano.families.matching import check_parts_match
+from diafano.families.matching import check_parts_match, expected
 from diafano.families.shapes import HEAD_WIDTH, SD1_HEADS, count, find_autoencoder, find_text_encoder, find_unet
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.unet import UNet, UNetConfig
-from diafano.noise.schedule import ScheduleConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.text_encoder.prompt_embedding import Weighting, embed_prompt
 from diafano.text_encoder.spelling import cut_note
@@ -184,7 +184,8 @@ def clip_config(parts: Parts) -> CLIPTextConfig:
 def unsayable(parts: Parts) -> Iterator[tuple[str, object, object]]:
     """Of the first family; see `SingleFile.unsayable`."""
     text, unet = clip_config(parts), parts.network.config
-    autoencoder, schedule = parts.autoencoder.config, parts.process.config
+    autoencoder = parts.autoencoder.config
+    schedule = expected(parts.process, NoiseSchedule, "noise process", "Stable Diffusion").config
     taken = ScheduleConfig(prediction=schedule.prediction)
     yield "the UNet's heads", unet.heads, (SD1_HEADS,) * len(unet.widths)
     yield "the UNet's groups", unet.groups, UNetConfig().groups

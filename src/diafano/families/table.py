@@ -28,7 +28,11 @@ def family_of_index(index: Mapping[str, Any]) -> Family | None:
     fitting = [family for family in FAMILIES.values() if not (index.keys() & known) - family.folders.keys()]
     for family in fitting:
         named = index.get(family.network)
-        if isinstance(named, list) and named and named[-1] in {part.kind for part in family.folders[family.network]}:
+        if (
+            isinstance(named, list)
+            and named
+            and named[-1] in {part.class_name for part in family.folders[family.network]}
+        ):
             return family
     return fitting[0] if fitting else None
 
