@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 import diafano
 from diafano.checkpoints.parts import write_part
 from diafano.checkpoints.writing import folder_in_place
-from diafano.families.family import Said
+from diafano.families.family import WriteContext
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.pictures.pixels import to_pixels
 from diafano.stable_diffusion import StableDiffusion
@@ -114,7 +114,7 @@ def make_sepia(model: StableDiffusion) -> None:
     last.weight.copy_(torch.einsum("oc,cihw->oihw", SEPIA, last.weight))
     last.bias.copy_(SEPIA @ (last.bias + 1) - 1)  # pixels x stand for colours (x + 1) / 2
     with folder_in_place(FOLDER / "sepia", marker="config.json") as folder:
-        write_part(model.autoencoder, folder, AUTOENCODER, Said((SIZE, SIZE)), dtype=torch.float16)
+        write_part(model.autoencoder, folder, AUTOENCODER, WriteContext((SIZE, SIZE)), dtype=torch.float16)
 
 
 def optimise(

@@ -1,4 +1,5 @@
 """Model files <-> models.
 
-``reading`` and ``writing`` move weights, ``configs`` translates settings, ``diffusers`` is the whole folder.
+``reading`` and ``writing`` move weights, ``parts`` is one part's folder, ``diffusers`` a model's, ``single_file`` all
+in one file. What lies in them, under which names, a family declares (`families.family`).
 """

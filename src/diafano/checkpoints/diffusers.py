@@ -25,7 +25,7 @@ from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_
 from diafano.engine.devices import find_device, find_dtype
 from diafano.errors import UserError, checked
 from diafano.families.configs import DIFFUSERS_VERSION
-from diafano.families.family import Family, FolderPart, Parts, Preset, Said, TextPart
+from diafano.families.family import Family, FolderPart, Parts, Preset, TextPart, WriteContext
 from diafano.families.presets import preset_of
 from diafano.families.table import family_of, family_of_index, known_families
 from diafano.request.card import ModelCard
@@ -56,7 +56,7 @@ class FolderModel:
             {folder: text.encoder.config for folder, text in parts.texts.items()},
             parts.network.config,
             parts.autoencoder.config,
-            parts.process.config,
+            self.stored[self.family.process].part.config,
             name=self.folder.resolve().name,
             size=self.card.size,
         )
@@ -135,15 +135,15 @@ def save_folder(
     The folder appears as a whole or not at all. An older model of that name is replaced; other files beside it stay.
     """
     kept = None if dtype is None else find_dtype(dtype, torch.device("cpu"), 0)
-    parts, family = parts_of(model), model.family
-    said = Said(model.card.size, model.autoencoder.factor)
+    parts, family = model.parts, model.family
+    said = WriteContext(model.card.size, model.autoencoder.factor)
     index = {**family.index(parts), "_diffusers_version": DIFFUSERS_VERSION}
     with folder_in_place(Path(path), marker=INDEX) as folder:
         for name, kinds in family.folders.items():
             part = parts.texts[name].encoder if name in parts.texts else _other_parts(family, parts)[name]
             kind = _kind_of(part, kinds)
             write_part(part, folder / name, kind, said, dtype=kept, max_shard_bytes=max_shard_bytes)
-            index[name] = [kind.library, kind.kind]
+            index[name] = [kind.library, kind.class_name]
             if name in parts.texts:
                 parts.texts[name].tokenizer.save(folder / family.tokenizers[name])
                 index[family.tokenizers[name]] = [kind.library, kind.tokenizer]
@@ -151,17 +151,12 @@ def save_folder(
         write_json(folder / INDEX, dict(sorted(index.items())))
 
 
-def parts_of(model: StableDiffusion) -> Parts:
-    """The model taken apart."""
-    return Parts(model.texts, model.unet, model.autoencoder, model.schedule)
-
-
 def _other_parts(family: Family, parts: Parts) -> dict[str, Any]:
     return {family.network: parts.network, family.autoencoder: parts.autoencoder, family.process: parts.process}
 
 
 def _kind_of(part: Any, kinds: tuple[FolderPart[Any], ...]) -> FolderPart[Any]:
-    return next((kind for kind in kinds if isinstance(part.config, kind.config)), kinds[0])
+    return next((kind for kind in kinds if isinstance(part.config, kind.config_class)), kinds[0])
 
 
 def check_index(index: Mapping[str, Any], folder: Path) -> Family:

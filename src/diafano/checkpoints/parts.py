@@ -18,7 +18,7 @@ from diafano.checkpoints.reading import assign_weights, read_json, read_weights
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, write_json, write_weights
 from diafano.engine.devices import on_meta
 from diafano.errors import UserError
-from diafano.families.family import FolderPart, Found, Json, Said
+from diafano.families.family import FolderPart, Json, ReadContext, WriteContext
 from diafano.text_encoder.tokenizer import Tokenizer
 
 Part = TypeVar("Part", covariant=True)
@@ -60,7 +60,7 @@ def read_part(
     if weights and kind.stem is not None:
         stored = kind.ours(read_weights(folder, kind.stem, prefer_half=prefer_half))
     tokens = (0, 0, 0) if tokenizer is None else (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token)
-    config = kind.read(settings, Found(str(path), tokens, stored.keys()))
+    config = kind.read(settings, ReadContext(str(path), tokens, stored.keys()))
     with nullcontext() if kind.stem is None else on_meta():
         return ReadPart(kind.make(config), stored, folder, settings)
 
@@ -69,7 +69,7 @@ def write_part(
     part: Any,
     folder: Path,
     kind: FolderPart[Any],
-    said: Said = Said(),  # noqa: B008 (frozen)
+    said: WriteContext = WriteContext(),  # noqa: B008 (frozen)
     *,
     config: Any = None,
     dtype: torch.dtype | None = None,
@@ -90,7 +90,7 @@ def write_part(
 
 def _named(settings: Json, kinds: tuple[FolderPart[Part], ...], path: Path) -> FolderPart[Part]:
     architecture = settings.get("architectures") or [None]
-    usual = next((kind.model_type for kind in kinds if kind.kind == architecture[0]), None)
+    usual = next((kind.model_type for kind in kinds if kind.class_name == architecture[0]), None)
     named = settings.get("model_type", usual)
     for kind in kinds:
         if kind.model_type == named:

@@ -91,13 +91,15 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
 
     `ema` takes the UNet's running averages where a file has both; by default the weights themselves are taken, as
     other programs do.
-    Raises UserError for a file that cannot be read or is no Stable Diffusion 1 or 2.
+    Raises UserError for a file that cannot be read or is of no family here, by the name of what it is if that is known.
     """
     if prediction not in (None, "noise", "v"):
         raise UserError(f"prediction {prediction!r} is not possible: give noise or v, or leave it out")
     tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
     family = _family(tensors, path)
     form = single_file_of(family)
+    for theirs, usual in form.renamed.items():
+        tensors = {usual + name[len(theirs) :] if name.startswith(theirs) else name: t for name, t in tensors.items()}
     has_ema = any(name.startswith(table.EMA + "diffusion_model") for name in tensors)
     if ema and not has_ema:
         raise UserError(f"{path} has no EMA copies ({table.EMA}*): leave that option out")
@@ -113,7 +115,7 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
         path=path,
         tensors=tensors,
         family=family.name,
-        kind="unknown, without a UNet" if config is None else _kind(form, config.in_channels),
+        kind=f"unknown, without a {family.network_label}" if config is None else _kind(form, config.in_channels),
         drawn=config is not None and config.in_channels in form.drawn,
         prediction=predicted.predicts,
         evidence=predicted.evidence,

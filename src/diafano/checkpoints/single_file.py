@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from diafano.checkpoints.diffusers import model_of, parts_of
+from diafano.checkpoints.diffusers import model_of
 from diafano.checkpoints.hub import HubId, fetch_tokenizer, find_hub_id
 from diafano.checkpoints.parts import ReadPart
 from diafano.checkpoints.reading import listed
@@ -105,7 +105,7 @@ def save_file(model: StableDiffusion, path: str | os.PathLike[str], dtype: str |
 
 def original_weights(model: StableDiffusion) -> dict[str, Tensor]:
     """All weights of the model under the original's names and in its form."""
-    parts, family = parts_of(model), model.family
+    parts, family = model.parts, model.family
     networks = {family.network: parts.network, "autoencoder": parts.autoencoder}
     networks |= {name: text.encoder for name, text in parts.texts.items()}
     return {
@@ -191,7 +191,7 @@ def _tell_of_doubts(original: Original, tokenizer: Tokenizer, folder: Path) -> N
 
 def _check_sayable(model: StableDiffusion) -> None:
     """What a single file does not say must be as its readers take it for granted."""
-    for what, has, taken in single_file_of(model.family).unsayable(parts_of(model)):
+    for what, has, taken in single_file_of(model.family).unsayable(model.parts):
         if has != taken:
             raise UserError(
                 f"a single file of {model.family.label} cannot say that {what} is {has!r}, its readers take {taken!r}:"

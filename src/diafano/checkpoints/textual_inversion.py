@@ -20,12 +20,12 @@ from diafano.checkpoints.addon_files import files_in, hash_of
 from diafano.checkpoints.pickles import is_pickle, read_pickle
 from diafano.checkpoints.reading import listed, read_safetensors
 from diafano.errors import UserError, note
+from diafano.families.presets import family_of_text_width
+from diafano.families.table import known_families
 from diafano.stable_diffusion import StableDiffusion
 
 A1111_PICKLE, A1111_TENSOR = "string_to_param", "emb_params"
 XL_TENSORS = {"clip_g", "clip_l"}
-FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
-"""Width of the text encoder -> what has it."""
 
 
 def add_embedding(
@@ -41,7 +41,7 @@ def add_embedding(
     names: list[str] = []
     for word, vectors in words.items():
         if vectors.shape[1] != encoder.config.width:
-            family = FAMILIES.get(vectors.shape[1])
+            family = family_of_text_width(vectors.shape[1])
             raise UserError(
                 f"{path} holds vectors of width {vectors.shape[1]}{f', for {family}' if family else ''}, and the text"
                 f" encoder of {model.card.name} takes {encoder.config.width}: it was made for another kind of model"
@@ -94,9 +94,7 @@ def read_embedding(path: Path, *, allow_partial: bool = False) -> dict[str, Tens
     if stored is not None:
         found = _in_string_to_param(stored, content, path)
     elif tensors.keys() >= XL_TENSORS:
-        raise UserError(
-            f"{path} is a textual inversion for Stable Diffusion XL: it does not fit Stable Diffusion 1 and 2"
-        )
+        raise UserError(f"{path} is a textual inversion for Stable Diffusion XL: it does not fit {known_families()}")
     elif A1111_TENSOR in tensors:
         found = {A1111_TENSOR: tensors[A1111_TENSOR]}
     else:

@@ -65,6 +65,7 @@ def inspect(
 
 def _print_way(preset: "Preset", size: str | None) -> None:
     from diafano.families.presets import parameter_counts, shapes
+    from diafano.families.table import FAMILIES
     from diafano.request.card import ModelCard
 
     width, height = preset.size if size is None else checked(ModelCard, {"name": preset.name, "size": size}).size
@@ -75,11 +76,10 @@ def _print_way(preset: "Preset", size: str | None) -> None:
     counts = parameter_counts(preset)
     rows.append(("All parts", "", "", f"{sum(counts.values()):,}"))
 
-    config = preset.schedule
     print(f"{preset.name}: a picture of {width}x{height} on its way through the model, batch dimension left out\n")
     _print_table(rows)
     print(f"\nParameters: {', '.join(f'{part} {count:,}' for part, count in counts.items())}")
-    print(f"Trained on {config.steps} steps of noise ({config.kind}), to predict {config.prediction}")
+    print(FAMILIES[preset.family].trained(preset.schedule))
 
 
 def find_model(name: str, revision: str | None = None) -> "Preset":

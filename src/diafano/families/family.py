@@ -15,7 +15,8 @@ from diafano.families.names import Table
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.unet import UNetConfig
-from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
+from diafano.noise.process import Process
+from diafano.noise.schedule import ScheduleConfig
 from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.text_encoder.prompt_embedding import Weighting
@@ -47,7 +48,8 @@ class Parts:
     network: Any
     """A `networks.conditioning.Network` of the family's own class; its `config` has `in_channels`, `out_channels`."""
     autoencoder: Autoencoder
-    process: NoiseSchedule
+    process: Process
+    """It has a `config` as well."""
 
 
 class Encode(Protocol):
@@ -106,7 +108,7 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadContext:
     """What a part's configuration is read from beside its JSON."""
 
     where: str
@@ -118,7 +120,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Said:
+class WriteContext:
     """What a part's JSON says that its configuration does not."""
 
     size: tuple[int, int] = (512, 512)
@@ -139,14 +141,14 @@ class FolderPart(Generic[Made]):
     """How one class of parts lies in a folder of its own: a JSON file, and weights unless it has none."""
 
     library: str
-    kind: str
+    class_name: str
     """Library and class, as model_index.json names them."""
-    config: type[Any]
+    config_class: type[Any]
     """Of our configuration, which the part that is made of it has as `config`."""
     make: Callable[[Any], Made]
-    read: Callable[[Json, Found], Any]
+    read: Callable[[Json, ReadContext], Any]
     """Their JSON -> our configuration. Raises UserError, naming the file, for what this program cannot do."""
-    write: Callable[[Any, Said], Json]
+    write: Callable[[Any, WriteContext], Json]
     """`read` reversed."""
     stem: str | None = None
     """What the files of weights are called; None: there are none."""
@@ -213,27 +215,29 @@ class SingleFile:
     parts: Mapping[str, FilePart]
     """The network's, under the name of its folder, "autoencoder", and the text encoders, under those of theirs."""
     fits: Callable[[Mapping[str, Tensor]], bool]
-    """Whether the tensors are of this family; the first family of the table that says so has them."""
+    """Whether the tensors are of this family; of several the youngest has them, the last of the table."""
     prediction: Callable[[Mapping[str, Tensor], Mapping[str, Any], Any, str | None], Prediction]
     """Tensors, metadata, the network's configuration (None: the file has no network), what someone asked for."""
     process: Callable[[Mapping[str, Tensor], str], Any]
     """Tensors, what is predicted -> the noise process's configuration."""
     size: Callable[[str], tuple[int, int]]
     """What is predicted -> (width, height) in pixels of the pictures that it was trained for."""
-    written: Callable[[Any], tuple[dict[str, str], dict[str, Tensor]]]
+    tokenizer: str
+    """Repository on the hub with the tokenizer that it was trained with."""
+    pads_with: Callable[[Tokenizer], int] = lambda tokenizer: tokenizer.end_token
+    """The id that it was trained to see after a text."""
+    written: Callable[[Any], tuple[dict[str, str], dict[str, Tensor]]] = lambda process: ({}, {})
     """The noise process's configuration -> metadata and tensors that say it."""
-    unsayable: Callable[[Parts], Iterable[tuple[str, object, object]]]
+    unsayable: Callable[[Parts], Iterable[tuple[str, object, object]]] = lambda parts: ()
     """(what, what it is, what readers take it for) of everything that the form does not say.
 
     Raises UserError for parts that it has no names for."""
-    tokenizer: str
-    """Repository on the hub with the tokenizer that it was trained with."""
-    pads_with: Callable[[Tokenizer], int]
-    """The id that it was trained to see after a text."""
-    kinds: Mapping[int, str]
+    kinds: Mapping[int, str] = field(default_factory=lambda: {4: "text to image"})
     """Input channels of the network -> what it draws from."""
-    drawn: Collection[int]
+    drawn: Collection[int] = (4,)
     """Input channels of those that this program draws with."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Beginnings of names that some programs write -> the usual ones."""
     spare: Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, str]] = lambda tensors, used: {}
     """Tensors, names of those in use -> beginnings of names that are known and not needed, and why."""
 
@@ -276,6 +280,8 @@ class Family:
     """How it is guided: by asking the network twice, or by a strength that the network is told."""
     patch: int = 1
     """Edge of what the network takes as one token, in positions of the latent."""
+    trained: Callable[[Any], str] = lambda process: "Trained with noise"
+    """The noise process's configuration -> how the network was trained, in a few words."""
     lora_spellings: Callable[[str], Iterator[str]] = lambda layer: iter((layer,))
     """A layer, called by the folder of its part as in ``unet.conv_in`` -> how files of LoRAs may call it."""
 

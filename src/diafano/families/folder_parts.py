@@ -42,8 +42,8 @@ def _bert_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 UNET: Final = FolderPart(
     library="diffusers",
-    kind="UNet2DConditionModel",
-    config=UNetConfig,
+    class_name="UNet2DConditionModel",
+    config_class=UNetConfig,
     make=UNet,
     stem=DIFFUSERS_STEM,
     read=lambda json, found: configs.read_unet_config(json, found.where),
@@ -53,8 +53,8 @@ UNET: Final = FolderPart(
 )
 AUTOENCODER: Final = FolderPart(
     library="diffusers",
-    kind="AutoencoderKL",
-    config=AutoencoderConfig,
+    class_name="AutoencoderKL",
+    config_class=AutoencoderConfig,
     make=Autoencoder,
     stem=DIFFUSERS_STEM,
     read=lambda json, found: configs.read_autoencoder_config(json, found.where),
@@ -63,8 +63,8 @@ AUTOENCODER: Final = FolderPart(
 )
 CLIP: Final = FolderPart(
     library="transformers",
-    kind="CLIPTextModel",
-    config=CLIPTextConfig,
+    class_name="CLIPTextModel",
+    config_class=CLIPTextConfig,
     make=CLIPTextEncoder,
     read=lambda json, found: configs.read_clip_config(json, found.special_tokens, found.where),
     write=lambda config, said: configs.clip_json(config, said.dtype),
@@ -76,8 +76,8 @@ CLIP: Final = FolderPart(
 )
 BERT: Final = FolderPart(
     library="transformers",
-    kind="BertModel",
-    config=BERTConfig,
+    class_name="BertModel",
+    config_class=BERTConfig,
     make=BERTTextEncoder,
     read=lambda json, found: configs.read_bert_config(
         json, found.special_tokens, any(name.startswith("pooler.") for name in found.weights), found.where
@@ -91,8 +91,8 @@ BERT: Final = FolderPart(
 TEXT_ENCODERS: Final[tuple[FolderPart[TextEncoder], ...]] = (CLIP, BERT)
 SCHEDULE: Final = FolderPart(  # read is any of diffusers' schedulers
     library="diffusers",
-    kind="DDIMScheduler",
-    config=ScheduleConfig,
+    class_name="DDIMScheduler",
+    config_class=ScheduleConfig,
     make=NoiseSchedule,
     read=lambda json, found: configs.read_schedule_config(json, found.where),
     write=lambda config, said: configs.schedule_json(config),

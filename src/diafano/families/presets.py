@@ -62,6 +62,12 @@ def find_preset(name: str) -> Preset:
     return preset
 
 
+def family_of_text_width(width: int) -> str | None:
+    """What people call the family whose text encoder has embeddings of that width."""
+    owns = (family.presets[0] for family in FAMILIES.values() if family.presets)
+    return next((FAMILIES[preset.family].label for preset in owns if preset.text_encoder.width == width), None)
+
+
 def preset_of(
     family: Family, texts: Mapping[str, Any], network: Any, autoencoder: Any, process: Any, **named: Any
 ) -> Preset:
@@ -97,7 +103,7 @@ def build(preset: Preset, *, device: str | torch.device = "cpu", dtype: torch.dt
 def _made(family: Family, folder: str, config: object) -> Any:
     """The network of that configuration, of a class that the family has in that folder."""
     for part in family.folders[folder]:
-        if isinstance(config, part.config):
+        if isinstance(config, part.config_class):
             return part.make(config)
     raise UserError(f"{family.label} has no {folder} that is configured by a {type(config).__name__}")
 

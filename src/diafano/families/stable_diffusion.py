@@ -15,17 +15,19 @@ from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.families.family import Family, FilePart, Parts, Prediction, Preset, SingleFile, TextPart
 from diafano.families.folder_parts import AUTOENCODER, SCHEDULE, TEXT_ENCODERS, UNET
-from diafano.families.matching import check_parts_match
+from diafano.families.matching import check_parts_match, expected
 from diafano.families.shapes import HEAD_WIDTH, SD1_HEADS, count, find_autoencoder, find_text_encoder, find_unet
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.unet import UNet, UNetConfig
-from diafano.noise.schedule import ScheduleConfig
+from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.text_encoder.prompt_embedding import Weighting, embed_prompt
 from diafano.text_encoder.spelling import cut_note
 
 NETWORK, TEXT = "unet", "text_encoder"
+NEWER_OPEN_CLIP = "conditioner.embedders.0.model."
+"""What Stability's newer programs write, for Stable Diffusion 2 as well."""
 SD2_TEXT_WIDTH = 1024
 V_DEVIATION = 0.09
 """ComfyUI's line between 2.x models that predict noise and those that predict v, on `V_TENSOR`."""
@@ -116,7 +118,7 @@ def fits_first(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def fits_second(tensors: Mapping[str, Tensor]) -> bool:
-    if any(name.startswith(table.OPEN_CLIP) for name in tensors):
+    if any(name.startswith((table.OPEN_CLIP, NEWER_OPEN_CLIP)) for name in tensors):
         return True
     reads = tensors.get(TEXT_WIDTH_TENSOR)
     return reads is not None and reads.ndim > 1 and reads.shape[1] == SD2_TEXT_WIDTH
@@ -182,7 +184,8 @@ def clip_config(parts: Parts) -> CLIPTextConfig:
 def unsayable(parts: Parts) -> Iterator[tuple[str, object, object]]:
     """Of the first family; see `SingleFile.unsayable`."""
     text, unet = clip_config(parts), parts.network.config
-    autoencoder, schedule = parts.autoencoder.config, parts.process.config
+    autoencoder = parts.autoencoder.config
+    schedule = expected(parts.process, NoiseSchedule, "noise process", "Stable Diffusion").config
     taken = ScheduleConfig(prediction=schedule.prediction)
     yield "the UNet's heads", unet.heads, (SD1_HEADS,) * len(unet.widths)
     yield "the UNet's groups", unet.groups, UNetConfig().groups
@@ -237,7 +240,6 @@ FIRST_FILE: Final = SingleFile(
     written=written,
     unsayable=unsayable,
     tokenizer="openai/clip-vit-large-patch14",
-    pads_with=lambda tokenizer: tokenizer.end_token,
     kinds=KINDS,
     drawn=(4, 9),
     spare=lambda tensors, used: SPARE,
@@ -277,6 +279,7 @@ SD1: Final = Family(
     folders={"scheduler": (SCHEDULE,), TEXT: TEXT_ENCODERS, NETWORK: (UNET,), "vae": (AUTOENCODER,)},
     index=index,
     single_file=FIRST_FILE,
+    trained=lambda noise: f"Trained on {noise.steps} steps of noise ({noise.kind}), to predict {noise.prediction}",
     lora_spellings=lora_spellings,
 )
 SD2: Final = replace(
@@ -298,6 +301,7 @@ SD2: Final = replace(
             ),
         },
         fits=fits_second,
+        renamed={NEWER_OPEN_CLIP: table.OPEN_CLIP},
         prediction=second_prediction,
         size=lambda predicts: (768, 768) if predicts == "v" else (512, 512),
         unsayable=second_unsayable,

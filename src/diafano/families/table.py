@@ -11,6 +11,8 @@ from diafano.families.stable_diffusion import SD1, SD2
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD1, SD2)}
 """By name; where nothing decides, the first one."""
+FOREIGN = {"text_encoder_2", "text_encoder_3", "text_encoder_4", "transformer", "prior", "decoder"}
+"""Folders of parts that draw, which Stable Diffusion 1 and 2 do not have."""
 
 
 def family_of(parts: Parts) -> Family:
@@ -27,19 +29,20 @@ def family_of_index(index: Mapping[str, Any]) -> Family | None:
     known = {folder for family in FAMILIES.values() for folder in family.folders} | FOREIGN
     fitting = [family for family in FAMILIES.values() if not (index.keys() & known) - family.folders.keys()]
     for family in fitting:
+        classes = {part.class_name for part in family.folders[family.network]}
         named = index.get(family.network)
-        if isinstance(named, list) and named and named[-1] in {part.kind for part in family.folders[family.network]}:
+        if isinstance(named, list) and named and named[-1] in classes:
             return family
     return fitting[0] if fitting else None
 
 
-FOREIGN = {"text_encoder_2", "text_encoder_3", "text_encoder_4", "transformer", "prior", "decoder"}
-"""Folders of parts that draw, which Stable Diffusion 1 and 2 do not have."""
-
-
 def family_of_tensors(tensors: Mapping[str, Tensor]) -> Family | None:
-    """The family of a single file, None for a file of another kind."""
-    families = (family for family in FAMILIES.values() if family.single_file is not None)
+    """The family of a single file, None for a file of another kind.
+
+    The youngest are asked first: what marks them is their own, while the first family takes files of which little is
+    left.
+    """
+    families = reversed(FAMILIES.values())
     return next((one for one in families if one.single_file is not None and one.single_file.fits(tensors)), None)
 
 

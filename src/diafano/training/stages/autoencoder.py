@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diafano.checkpoints.parts import write_part
-from diafano.families.family import Said
+from diafano.families.family import WriteContext
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder
 from diafano.pictures.pixels import grid, to_picture
@@ -127,4 +127,4 @@ class AutoencoderStage:
         scale = round(1.0 / latents.float().std().item(), 5)
         size = self.recipe.data.size
         config = self.autoencoder.config.model_copy(update={"latent_scale": scale})
-        write_part(self.autoencoder, folder / "vae", AUTOENCODER, Said((size, size)), config=config)
+        write_part(self.autoencoder, folder / "vae", AUTOENCODER, WriteContext((size, size)), config=config)
