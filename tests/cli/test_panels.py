@@ -65,7 +65,7 @@ def test_options_stand_in_their_panels(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert "What it does." in text
     assert "\nColours:\n  --red N      How red.  [default: 3]\n  --name NAME  Of colours.\n" in text
-    assert text.index("\nArguments:\n") < text.index("\nColours:\n") < text.index("\nSteps:\n")
+    assert text.index("\nArguments:\n") < text.index("\nColours:\n") < text.index("\nWhat is drawn:\n")
     assert "\nOptions:\n  --loud  Whether.\n" in text
 
 

@@ -46,7 +46,7 @@ def test_what_is_written_from_the_table_is_current() -> None:
 
 def test_a_request_has_every_row_and_no_other_field() -> None:
     assert list(SETTINGS) == list(Settings.__annotations__)
-    assert [name for name in SETTINGS if name != "fast"] == [name for name in Request.model_fields if name != "prompt"]
+    assert {*SETTINGS, "prompt"} - {"fast"} == set(Request.model_fields)
 
 
 @pytest.mark.parametrize("row", SETTINGS.values(), ids=SETTINGS)
@@ -87,6 +87,15 @@ def test_no_two_settings_have_one_key_but_the_two_strengths() -> None:
         "Denoising strength": ["strength", "hires_strength"]
     }
     assert set(FIRST) - owners.keys() == {"Model", "VAE hash", "VAE"}
+
+
+def test_an_experiments_columns_stay_in_their_order() -> None:
+    names = list(Request.model_fields)
+    assert names[:3] == ["guidance", "guidance_interval", "guidance_rescale"]
+    start = names.index("prompt")
+    assert names[start : start + 8] == [
+        *("prompt", "negative", "steps", "sampler", "schedule", "seed", "size", "count"),
+    ]
 
 
 def test_groups_say_for_which_pictures_they_are() -> None:

@@ -10,14 +10,12 @@ class Settings(TypedDict, total=False):
     """What can be said of a `Request` besides its prompt, as keyword arguments. None is as if it were left out."""
 
     negative: str | None
-    seed: int | None
-    size: tuple[int, int] | str | None
-    count: int | None
-    clip_skip: int | None
-    tileable: bool | str | None
     steps: int | None
     sampler: str | None
     schedule: str | None
+    seed: int | None
+    size: tuple[int, int] | str | None
+    count: int | None
     guidance: float | str | Sequence[float] | None
     guidance_interval: tuple[float, float] | str | None
     guidance_rescale: float | None
@@ -30,8 +28,8 @@ class Settings(TypedDict, total=False):
     variation_strength: float | None
     strength: float | None
     mask_blur: float | None
-    invert_mask: bool | None
     masked_content: str | None
+    invert_mask: bool | None
     only_masked: bool | None
     mask_padding: int | None
     outpaint: str | Mapping[str, int] | Sides | None
@@ -40,7 +38,9 @@ class Settings(TypedDict, total=False):
     hires_steps: int | None
     hires_strength: float | None
     hires_upscaler: str | None
+    clip_skip: int | None
     deep_cache: int | None
+    tileable: bool | str | None
     tiles: bool | None
     fast: int | None
     like: str | None

@@ -149,7 +149,7 @@ def without_picture(recorded: Recorded) -> Recorded:
     lost = {name: value for name, value in recorded.settings.items() if name in ImageToImage.model_fields}
     settings = {name: value for name, value in recorded.settings.items() if name not in lost}
     texts = written(checked(ImageToImage, lost), SETTINGS)
-    said = [f"{key}: {one} (there is no --image)" for key, one in texts.items()]
+    said = [f"{key}: {texts[key]} (there is no --image)" for key in FIRST if key in texts]
     return replace(recorded, settings=settings, ignored=(*recorded.ignored, *said))
 
 

@@ -12,18 +12,16 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from diafano.errors import UserError
-from diafano.request.fields import Text
 from diafano.request.keywords import Settings
 from diafano.request.programs.table import find_program
 from diafano.request.settings import (
     GuidanceSettings,
     Hires,
     ImageToImage,
+    Networks,
     OtherProgram,
     Picture,
     SamplerOptions,
-    SpeedAndMemory,
-    StepSettings,
     Variation,
 )
 from diafano.sampling.samplers.table import find_sampler
@@ -32,24 +30,12 @@ from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 __all__ = ["Request", "Settings", "split_sampler_name"]
 
 
-# Pydantic takes the fields of the last base first: the order of `settings.GROUPS`.
-class Request(
-    OtherProgram,
-    SpeedAndMemory,
-    Hires,
-    ImageToImage,
-    Variation,
-    SamplerOptions,
-    GuidanceSettings,
-    StepSettings,
-    Picture,
-):
+# Pydantic takes the fields of the last base first: the order of an experiment's columns.
+class Request(OtherProgram, Networks, SamplerOptions, Picture, ImageToImage, Variation, Hires, GuidanceSettings):
     """Everything that decides which pictures are drawn, apart from the model and from pictures to draw over.
 
-    Its fields are in `request.settings`, with what each means, but for the prompt.
+    Its fields are in `request.settings`, with what each means.
     """
-
-    prompt: Text
 
     @model_validator(mode="after")
     def _pictures_are_in_the_batch(self) -> Self:

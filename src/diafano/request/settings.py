@@ -66,42 +66,8 @@ def _limit(said: str) -> float | None:
 class Picture(Group):
     title = "What is drawn"
 
+    prompt: Text = setting("What the picture shows.", "TEXT", default=..., api="prompt", option=False)
     negative: Text = setting("What the picture does not show.", "TEXT", default="", given=str, api="negative_prompt")
-    seed: Seed = setting(
-        "Picture i uses seed N + i. Default: drawn by chance and printed.", "N", default=..., text="Seed", api="seed"
-    )
-    size: Size = setting(
-        "Width and height in pixels. Default: the model's own.",
-        "WxH",
-        given=tuple[int, int] | str,
-        default=...,
-        text=TextKey("Size", write=_edges),
-        api=("width", "height"),
-    )
-    count: Count = setting("How many pictures. Default: 1.", "N", default=1, api=("batch_size", "n_iter"))
-    clip_skip: Annotated[int, whole(1, says="a whole number from 1, the last layer, on")] = setting(
-        "Layer of the text encoder to read, from the end; 1 is the last. Default: 1.",
-        "N",
-        default=1,
-        text=TextKey("Clip skip", read=lambda said: int(said) or 1),  # some programs say 0 of the last layer
-        api="override_settings.CLIP_stop_at_last_layers",
-    )
-    tileable: Tileable = setting(
-        "Let the picture continue at its opposite edge, for tiles of a pattern: both, x, y or no. Default: no.",
-        "AXES",
-        given=bool | str,
-        text=TextKey(
-            "Tiling",
-            read=lambda said: {"true": "both", "false": None, "both": "both", "x": "x", "y": "y"}[said.lower()],
-            write=lambda axes: True if axes == "both" else axes,
-        ),
-        api="tiling",
-    )
-
-
-class StepSettings(Group):
-    title = "Steps"
-
     steps: Steps = setting(
         "Steps from noise to picture. Default: the model's own.", "N", default=..., text="Steps", api="steps"
     )
@@ -119,6 +85,18 @@ class StepSettings(Group):
         text=TextKey("Schedule type", write=schedule_label),
         api="scheduler",
     )
+    seed: Seed = setting(
+        "Picture i uses seed N + i. Default: drawn by chance and printed.", "N", default=..., text="Seed", api="seed"
+    )
+    size: Size = setting(
+        "Width and height in pixels. Default: the model's own.",
+        "WxH",
+        given=tuple[int, int] | str,
+        default=...,
+        text=TextKey("Size", write=_edges),
+        api=("width", "height"),
+    )
+    count: Count = setting("How many pictures. Default: 1.", "N", default=1, api=("batch_size", "n_iter"))
 
 
 class SamplerOptions(Group):
@@ -224,12 +202,6 @@ class ImageToImage(Group):
         text="Mask blur",
         api="mask_blur",
     )
-    invert_mask: bool = setting(
-        "Draw anew what is black in the mask.",
-        default=False,
-        text=TextKey("Mask mode", lambda said: said == "Inpaint not masked", lambda _: "Inpaint not masked"),
-        api="inpainting_mask_invert",
-    )
     masked_content: MaskedContent = setting(
         "What is inside the mask before it is drawn over: original, fill (the colours around it), latent-noise or"
         " latent-nothing. Default: original.",
@@ -238,6 +210,12 @@ class ImageToImage(Group):
         given=str,
         text="Masked content",
         api="inpainting_fill",
+    )
+    invert_mask: bool = setting(
+        "Draw anew what is black in the mask.",
+        default=False,
+        text=TextKey("Mask mode", lambda said: said == "Inpaint not masked", lambda _: "Inpaint not masked"),
+        api="inpainting_mask_invert",
     )
     only_masked: bool = setting(
         "Draw the surroundings of the mask alone at full size, and put them back.",
@@ -318,14 +296,32 @@ class Hires(Group):
         return self.hires is not None or self.hires_size is not None
 
 
-class SpeedAndMemory(Group):
-    title = "Speed and memory"
+class Networks(Group):
+    title = "How the networks run"
 
+    clip_skip: Annotated[int, whole(1, says="a whole number from 1, the last layer, on")] = setting(
+        "Layer of the text encoder to read, from the end; 1 is the last. Default: 1.",
+        "N",
+        default=1,
+        text=TextKey("Clip skip", read=lambda said: int(said) or 1),  # some programs say 0 of the last layer
+        api="override_settings.CLIP_stop_at_last_layers",
+    )
     deep_cache: Annotated[int, whole(1, says="a whole number from 1, off, on")] = setting(
         "Run the UNet's deep levels in one of so many steps. Default: 1, in every step.",
         "N",
         default=1,
         text="Deep cache",
+    )
+    tileable: Tileable = setting(
+        "Let the picture continue at its opposite edge, for tiles of a pattern: both, x, y or no. Default: no.",
+        "AXES",
+        given=bool | str,
+        text=TextKey(
+            "Tiling",
+            read=lambda said: {"true": "both", "false": None, "both": "both", "x": "x", "y": "y"}[said.lower()],
+            write=lambda axes: True if axes == "both" else axes,
+        ),
+        api="tiling",
     )
     tiles: Annotated[bool | None, switch()] = setting(
         "Decode the picture in tiles, or never: it is the same, in less memory. Default: where it is large."
@@ -335,7 +331,7 @@ class SpeedAndMemory(Group):
 class Level(Group):
     """Of no request: it stands for other settings, see `request.fast`."""
 
-    title = SpeedAndMemory.title
+    title = Networks.title
 
     fast: int | None = setting("Faster and less exact, from level 1 to 3: docs/fast.md. Default: 0, exact.", "LEVEL")
 
@@ -374,9 +370,9 @@ class OtherProgram(Group):
 
 
 GROUPS: tuple[type[Group], ...] = (
-    *(Picture, StepSettings, GuidanceSettings, SamplerOptions, Variation),
-    *(ImageToImage, Hires, SpeedAndMemory, Level, OtherProgram),
+    *(Picture, GuidanceSettings, SamplerOptions, Variation),
+    *(ImageToImage, Hires, Networks, Level, OtherProgram),
 )
 
-SETTINGS: dict[str, Row] = rows_of(GROUPS)
-"""By name, as the panels of the command line have them."""
+SETTINGS: dict[str, Row] = {name: row for name, row in rows_of(GROUPS).items() if name != "prompt"}
+"""By name, as the panels of the command line have them; the prompt is no setting, but what they are for."""
