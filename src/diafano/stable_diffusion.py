@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diafano.engine.exclusive import exclusive
-from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard, run_with_nan_guard
 from diafano.families.family import Family, TextEncoder, TextPart
 from diafano.families.model import Model
@@ -218,19 +217,17 @@ class StableDiffusion(Model):
         nan_guard: NanGuard | None = None,
     ) -> Tensor:
         """From noise to clean latents (batch, 4, h, w) by one pass's run, see `sampling.run`."""
-        around = Surroundings(start, controls, one.size, self.card.name)
-        with accelerated(self.unet, *(control.network for control in controls)):
-            return run(
-                self.unet,
-                self.schedule,
-                one.run,
-                prompts,
-                noise_source,
-                around=around,
-                dtype=self.dtype,
-                watchers=watchers,
-                nan_guard=nan_guard,
-            )
+        return run(
+            self.unet,
+            self.schedule,
+            one.run,
+            prompts,
+            noise_source,
+            around=Surroundings(start, controls, one.size, self.card.name),
+            dtype=self.dtype,
+            watchers=watchers,
+            nan_guard=nan_guard,
+        )
 
     def recorded(self, request: Request, controls: Sequence[Control], loras: Loras) -> Callable[[int], str]:
         """What the picture at a place of the request's batch carries as its settings."""

@@ -11,8 +11,9 @@ from typing import Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from diafano.engine.fused import accelerated
 from diafano.engine.precision import NanGuard
 from diafano.errors import UserError
 from diafano.networks.conditioning import Conditioning, Network
@@ -147,8 +148,15 @@ def run(
             watchers.on_step(info)
 
     sampler = with_options(plan.sampler, plan.options)
-    latent = sampler(denoise, x, plan.sigmas, noise_source=noise_source, on_step=after_step)
+    with accelerated(*networks_of(network, around)):
+        latent = sampler(denoise, x, plan.sigmas, noise_source=noise_source, on_step=after_step)
     return latent if plan.starts_at_sigma else process.finish(latent, plan.sigmas[-1])
+
+
+def networks_of(network: Network, around: Surroundings) -> list[nn.Module]:
+    """What is computed with in each step."""
+    asked = (network, *(control.network for control in around.controls))
+    return [one for one in asked if isinstance(one, nn.Module)]
 
 
 def first_latent(process: Process, plan: RunPlan, noise: Tensor, start: InitImage | None = None) -> Tensor:
