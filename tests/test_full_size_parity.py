@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diafano.engine.devices import on_meta
-from diafano.families.presets import PRESETS, Preset
+from diafano.families.family import Preset
+from diafano.families.presets import PRESETS
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.unet import UNet
 from diafano.text_encoder.clip import CLIPTextConfig as OurCLIPTextConfig

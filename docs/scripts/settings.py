@@ -7,7 +7,8 @@ the keyword arguments in src/diafano/request/keywords.py.
 import re
 from pathlib import Path
 
-from diafano.request.settings import GROUPS, SETTINGS, Row
+from diafano.request.rows import Row
+from diafano.request.settings import GROUPS, SETTINGS
 
 PAGE = Path(__file__).parents[1] / "settings.md"
 KEYWORDS = Path(__file__).parents[2] / "src/diafano/request/keywords.py"

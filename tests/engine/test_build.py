@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +94,7 @@ def test_both_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     for by in (by_library, by_torch):
         for name in ("linear", "geglu", "convolution", "attention"):
             monkeypatch.setattr(by, name, lambda *_, by=by.__name__, name=name, **__: called.append((by, name)))
-    monkeypatch.setattr(faster.time, "perf_counter", lambda: float(len(called)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(len(called)))
     assert faster.measured() == faster.Shares(linear=1.0, convolution=1.0, attention=1.0)
     assert {name for _, name in called} == {"linear", "geglu", "convolution", "attention"}
     assert called.count(("diafano.engine.native_operations", "attention")) == faster.RUNS + 1

@@ -1,6 +1,7 @@
 """The compiled UNet: how it is asked for, where its code is kept, what is said where it cannot be."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     monkeypatch.setattr(nn.Module, "compile", lambda network, **how: found.append(how))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(compiled.CACHE, raising=False)
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     return found
 
 
@@ -60,7 +61,7 @@ def test_a_gpu_gets_cuda_graphs(asked: list[dict[str, Any]], monkeypatch: pytest
 )
 def test_what_is_missing_is_said(device: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "find_spec", lambda name: None)
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=said):
         compiled._check_tools(device)
 

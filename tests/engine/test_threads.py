@@ -1,5 +1,6 @@
 """Waiting threads sleep, unless the user says otherwise or it is too late."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_threads_of_an_idle_machine_look_for_work_first(
         monkeypatch.setenv(name, "")  # so that it is put back in any case
         monkeypatch.delenv(name)
     assert threads.wait_asleep() is True
-    assert threads.os.environ.get("GOMP_SPINCOUNT") == turns
+    assert os.environ.get("GOMP_SPINCOUNT") == turns
 
 
 def test_what_computes_for_a_moment_only_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,11 +62,11 @@ def test_the_users_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert threads.wait_asleep() is False
-    assert threads.os.environ["OMP_WAIT_POLICY"] == "active"
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
 
 
 def test_after_torch_it_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", threads)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert threads.wait_asleep() is False
-    assert "OMP_WAIT_POLICY" not in threads.os.environ
+    assert "OMP_WAIT_POLICY" not in os.environ

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diafano.engine import tiles
+from diafano.engine import bands, tiles
 from diafano.engine.tiles import decode, encode
 from diafano.errors import UserError
 from diafano.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -36,8 +36,8 @@ def called(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> list
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: ways.append(name) or function(*given)
 
-    monkeypatch.setattr(tiles.bands, "decode", noted("tiles", tiles.bands.decode))
-    monkeypatch.setattr(tiles.bands, "encode", noted("tiles", tiles.bands.encode))
+    monkeypatch.setattr(bands, "decode", noted("tiles", bands.decode))
+    monkeypatch.setattr(bands, "encode", noted("tiles", bands.encode))
     for name in ("decode", "encode"):
         whole = noted("whole", getattr(tiny_model.autoencoder, name))
         monkeypatch.setattr(tiny_model.autoencoder, name, whole, raising=False)
@@ -80,7 +80,7 @@ def test_large_pictures_go_in_tiles_and_the_user_is_told(
 def test_true_sizes(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of Stable Diffusion 1, nothing is computed: 512x512 as a whole, 1024x1024 and more in tiles."""
     autoencoder, ways = Autoencoder(AutoencoderConfig(widths=(128,) * 4, layers=1)).to(dtype), []
-    monkeypatch.setattr(tiles.bands, "decode", lambda *_: ways.append("tiles") or torch.zeros(1, 3, 1, 1))
+    monkeypatch.setattr(bands, "decode", lambda *_: ways.append("tiles") or torch.zeros(1, 3, 1, 1))
     monkeypatch.setattr(autoencoder, "decode", lambda *_: ways.append("whole") or torch.zeros(1, 3, 1, 1))
     list(decode(autoencoder, torch.zeros(1, 4, 64, 64)))
     with told("in tiles"):
@@ -105,7 +105,7 @@ def test_out_of_memory_falls_back_to_tiles(
     torch.testing.assert_close(again, seen, rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="as a whole: let it be done in tiles"):
         list(decode(tiny_model.autoencoder, LATENT, tiles=False))
-    monkeypatch.setattr(tiles.bands, "decode", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(bands, "decode", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(UserError, match="even in tiles: make it smaller"):
         list(decode(tiny_model.autoencoder, LATENT, tiles=True))
 

@@ -25,7 +25,7 @@ def test_frames_are_evenly_spaced_and_no_more_than_steps(tiny_model: StableDiffu
     seen = []
 
     class Watched(Filmstrip):
-        def __call__(self, step: int, *rest: object) -> None:  # type: ignore[override]
+        def __call__(self, step: int, *rest: object) -> None:
             before = sum(len(row) for row in self._rows)
             super().__call__(step, *rest)  # type: ignore[arg-type]
             if sum(len(row) for row in self._rows) > before:

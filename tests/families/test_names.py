@@ -8,7 +8,8 @@ from diffusers.loaders import single_file_utils as oracle
 
 from diafano.engine.devices import on_meta
 from diafano.families import names
-from diafano.families.presets import PRESETS, Preset, build
+from diafano.families.family import Preset
+from diafano.families.presets import PRESETS, build
 from diafano.text_encoder.clip import CLIPTextConfig
 
 TINY = Preset(

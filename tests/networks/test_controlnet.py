@@ -138,7 +138,7 @@ def test_it_follows_the_picture_over_a_picture_in_any_size(
     over = {"image": picture, "strength": 0.5}
     for more in ({}, {"size": "96x64"}, over, {**over, "mask": picture, "only_masked": True}, {"count": 2}):
         one, two = (
-            tiny_model.generate("a fox", seed=1, controls=[Control(network, each.convert("L"))], **more)[-1]  # type: ignore[arg-type]
+            tiny_model.generate("a fox", seed=1, controls=[Control(network, each.convert("L"))], **more)[-1]
             for each in (picture, other)
         )
         assert difference(one, two) > 2

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from diafano.errors import UserError
-from diafano.pictures import files as module
 from diafano.pictures.files import check_target, read_parameters, read_picture, save_picture
-from diafano.pictures.metadata import metadata, with_parameters
+from diafano.pictures.metadata import _comment_text, metadata, with_parameters
 from diafano.pictures.pixels import fit, grid, to_picture, to_pixels
 
 SETTINGS = "a penguin on red\nNegative prompt: blur\nSteps: 50, Sampler: DDIM, CFG scale: 7.5, Seed: 7, Size: 128x128"
@@ -272,15 +271,15 @@ def test_any_text_comes_back(text: str) -> None:
         buffer = io.BytesIO()
         noise_picture().save(buffer, format=file_format, **metadata(file_format, "prompt: " + text))
         exif = Image.open(buffer).getexif().get_ifd(ExifTags.IFD.Exif)
-        assert module._comment_text(exif[ExifTags.Base.UserComment]) == "prompt: " + text
+        assert _comment_text(exif[ExifTags.Base.UserComment]) == "prompt: " + text
 
 
 def test_a_comment_in_the_other_byte_order_or_in_ascii_is_read() -> None:
-    assert module._comment_text(b"UNICODE\0" + "seven".encode("utf-16-le")) == "seven"
-    assert module._comment_text(b"UNICODE\0" + "seven".encode("utf-16")) == "seven"  # with a mark
-    assert module._comment_text(b"ASCII\0\0\0seven\0") == "seven"
-    assert module._comment_text(b"JIS\0\0\0\0\0?") is None
-    assert module._comment_text(None) is None
+    assert _comment_text(b"UNICODE\0" + "seven".encode("utf-16-le")) == "seven"
+    assert _comment_text(b"UNICODE\0" + "seven".encode("utf-16")) == "seven"  # with a mark
+    assert _comment_text(b"ASCII\0\0\0seven\0") == "seven"
+    assert _comment_text(b"JIS\0\0\0\0\0?") is None
+    assert _comment_text(None) is None
 
 
 def test_the_pictures_own_save_carries_the_settings(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_missing_prompt_is_named() -> None:
 
 def test_a_request_cannot_be_changed_after_its_check() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        checked(Request, GOOD).steps = 0  # type: ignore[misc]
+        checked(Request, GOOD).steps = 0
 
 
 def test_a_card_survives_json() -> None:
@@ -88,7 +88,7 @@ def test_a_card_survives_json() -> None:
         checked(ModelCard, {"name": ""})
 
 
-def test_every_setting_of_a_request_can_be_given_by_name():
+def test_every_setting_of_a_request_can_be_given_by_name() -> None:
     assert set(Settings.__annotations__) - {"fast"} == set(Request.model_fields) - {"prompt"}
 
 

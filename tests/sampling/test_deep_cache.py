@@ -28,7 +28,7 @@ def inputs(seed: int, batch: int = 2) -> tuple[Tensor, Tensor, Conditioning]:
 
 
 @torch.inference_mode()
-def test_with_its_own_deep_features_the_shallow_pass_is_the_whole_one():
+def test_with_its_own_deep_features_the_shallow_pass_is_the_whole_one() -> None:
     network = unet()
     cached, clock = deep_cache(network, 2)
     whole = cached(*inputs(1))
@@ -38,7 +38,7 @@ def test_with_its_own_deep_features_the_shallow_pass_is_the_whole_one():
 
 
 @torch.inference_mode()
-def test_between_whole_steps_only_the_finest_level_runs():
+def test_between_whole_steps_only_the_finest_level_runs() -> None:
     network = unet()
     deep_calls = []
     network.mid_block.register_forward_hook(lambda *_: deep_calls.append(clock.step))
@@ -52,7 +52,7 @@ def test_between_whole_steps_only_the_finest_level_runs():
 
 
 @torch.inference_mode()
-def test_two_calls_a_step_keep_their_features_apart():
+def test_two_calls_a_step_keep_their_features_apart() -> None:
     network = unet()
     cached, clock = deep_cache(network, 2)
     for clock.call, seed in enumerate((1, 2)):
@@ -63,7 +63,7 @@ def test_two_calls_a_step_keep_their_features_apart():
 
 
 @torch.inference_mode()
-def test_another_batch_size_runs_the_whole():
+def test_another_batch_size_runs_the_whole() -> None:
     network = unet()
     cached, clock = deep_cache(network, 4)
     cached(*inputs(1, batch=2))
@@ -72,14 +72,14 @@ def test_another_batch_size_runs_the_whole():
 
 
 @torch.inference_mode()
-def test_leaves_no_hook_behind():
+def test_leaves_no_hook_behind() -> None:
     network = unet()
     deep_cache(network, 2)[0](*inputs(1))
     assert not network.up_blocks[-1].resnets[-1]._forward_pre_hooks
 
 
 @torch.inference_mode()
-def test_the_deep_features_matter():
+def test_the_deep_features_matter() -> None:
     generator = torch.Generator().manual_seed(3)
     network, (latent, timestep, text) = unet(), inputs(1)
     deep = torch.randn(2, CONFIG.widths[0], 8, 8, generator=generator)

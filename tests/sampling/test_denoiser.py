@@ -1,6 +1,7 @@
 """Denoiser and guidance: three predictions of one model agree, and guidance evaluates no more than it must."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def exact_clean(x: Tensor, sigma: float) -> Tensor:
     return MEAN + SPREAD**2 / (SPREAD**2 + sigma**2) * (x - MEAN)
 
 
-def gaussian_network(schedule: NoiseSchedule):
+def gaussian_network(schedule: NoiseSchedule) -> Any:
     """What a perfect network answers in the schedule's prediction, from what the network sees."""
 
     def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ TEXT = torch.zeros(2, 77, 8, dtype=torch.float64)
 @pytest.mark.parametrize("prediction", ["noise", "v", "clean"])
 @pytest.mark.parametrize("kind", ["scaled_linear", "cosine"])
 @pytest.mark.parametrize("timestep", [0, 1, 500, 960])
-def test_every_prediction_gives_the_exact_clean_estimate(prediction, kind, timestep) -> None:
+def test_every_prediction_gives_the_exact_clean_estimate(prediction: Any, kind: Any, timestep: Any) -> None:
     schedule = NoiseSchedule(ScheduleConfig(prediction=prediction, kind=kind))
     sigma = schedule.sigma_of(timestep)
     x = X * math.sqrt(1 + sigma**2)
@@ -64,7 +65,7 @@ def test_every_prediction_gives_the_exact_clean_estimate(prediction, kind, times
 
 
 @pytest.mark.parametrize("prediction", ["noise", "v", "clean"])
-def test_between_trained_timesteps_too(prediction) -> None:
+def test_between_trained_timesteps_too(prediction: Any) -> None:
     schedule = NoiseSchedule(ScheduleConfig(prediction=prediction))
     clean = Denoiser(gaussian_network(schedule), schedule)(X, 1.2345, TEXT)
     torch.testing.assert_close(clean, exact_clean(X, 1.2345), rtol=1e-4, atol=1e-4)  # the timestep is a float32
@@ -116,7 +117,7 @@ def test_guidance_1_and_0_evaluate_one_text_once(guidance: float, expected: floa
 
 
 @pytest.mark.parametrize("prediction", ["noise", "v", "clean"])
-def test_mixing_clean_estimates_is_mixing_predictions(prediction) -> None:
+def test_mixing_clean_estimates_is_mixing_predictions(prediction: Any) -> None:
     schedule = NoiseSchedule(ScheduleConfig(prediction=prediction))
     denoiser = Denoiser(Recorder(), schedule)
     mixed = Denoiser(lambda latent, timestep, text: torch.full_like(latent, 1 + 7.5 * 2), schedule)

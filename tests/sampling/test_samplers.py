@@ -2,6 +2,7 @@
 
 import math
 from itertools import count
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from diafano.errors import UserError
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.sampling.samplers.table import (
     SAMPLERS,
+    Denoise,
+    NoiseSource,
+    SamplerFunction,
     StepInfo,
     ddim,
     ddpm,
@@ -49,7 +53,7 @@ STOCHASTIC = {
 }
 
 
-def gaussian(mean: float = MEAN, spread: float = SPREAD):
+def gaussian(mean: float = MEAN, spread: float = SPREAD) -> Denoise:
     """The exact denoiser of data N(mean, spread^2)."""
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -98,7 +102,7 @@ def test_second_order_beats_first_at_equal_evaluations() -> None:
     assert error("heun", 20) < error("euler", 40) / 3
 
 
-def weights(sampler, spread: float, sigmas: list[float]) -> Tensor:
+def weights(sampler: Any, spread: float, sigmas: list[float]) -> Tensor:
     """How much of each unit-normal draw (start first) is in the end of a run on N(0, spread^2), as basis vectors."""
     basis = torch.eye(2 * len(sigmas), dtype=torch.float64)
     draws = count(1)
@@ -143,7 +147,7 @@ def test_end_distribution_with_drawn_noise(name: str) -> None:
 def test_ddim_is_euler_and_ddpm_is_ancestral() -> None:
     sigmas = [*geometric(10.0, 0.1, 12), 0.0]
 
-    def noise():
+    def noise() -> NoiseSource:
         generator = torch.Generator().manual_seed(5)
         return lambda: torch.randn(X.shape, generator=generator, dtype=torch.float64)
 
@@ -224,14 +228,14 @@ def test_grids_that_do_not_fall_are_refused_before_any_work(name: str, sigmas: l
 
 
 @pytest.mark.parametrize("sampler", [ddpm, euler_ancestral, STOCHASTIC["ddim eta 1"]])
-def test_stochastic_samplers_ask_for_a_noise_source(sampler) -> None:
+def test_stochastic_samplers_ask_for_a_noise_source(sampler: Any) -> None:
     with pytest.raises(UserError, match="noise_source"):
         sampler(gaussian(), X, [8.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
 @pytest.mark.parametrize("sampler", [ddim, euler_ancestral])
-def test_eta_outside_0_to_1_is_refused(sampler, eta: float) -> None:
+def test_eta_outside_0_to_1_is_refused(sampler: Any, eta: float) -> None:
     with pytest.raises(UserError, match="eta"):
         sampler(gaussian(), X, [8.0, 0.0], eta=eta, noise_source=lambda: X)
 
@@ -274,7 +278,7 @@ def test_eta_outside_0_to_1_is_refused(sampler, eta: float) -> None:
         ("LCM", lcm),
     ],
 )
-def test_names_that_users_type(name: str, function) -> None:
+def test_names_that_users_type(name: str, function: SamplerFunction) -> None:
     assert find_sampler(name).function is function
 
 
@@ -290,7 +294,7 @@ def test_unknown_sampler_names_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("sampler", [dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, dpmpp_2m_sde, dpmpp_3m_sde])
-def test_at_eta_0_the_stochastic_ones_have_their_order(sampler) -> None:
+def test_at_eta_0_the_stochastic_ones_have_their_order(sampler: Any) -> None:
     top, x = 1e5, 1e4 * X  # so high that the first steps, of lower order in dpmpp_3m_sde, have little to do
 
     def wrong(steps: int) -> float:
@@ -314,7 +318,7 @@ def test_lcm_with_a_consistency_function_draws_from_the_data_however_few_the_ste
 
 
 @pytest.mark.parametrize("sampler", [euler, heun, dpm_2])
-def test_churn_asks_for_noise_and_for_amounts_that_make_sense(sampler) -> None:
+def test_churn_asks_for_noise_and_for_amounts_that_make_sense(sampler: Any) -> None:
     with pytest.raises(UserError, match="noise_source"):
         sampler(gaussian(), X, [8.0, 1.0, 0.0], s_churn=1.0)
     with pytest.raises(UserError, match="s_churn -1"):

@@ -70,4 +70,4 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_recipes_in_the_repository_are_valid(path: Path) -> None:
     if path.stem in STAGES:
-        read_recipe(path, STAGES[path.stem])  # type: ignore[type-var]
+        read_recipe(path, STAGES[path.stem])

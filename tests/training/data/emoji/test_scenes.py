@@ -94,7 +94,7 @@ def test_each_sprite_is_visible_in_its_box() -> None:
 def test_sizes_are_far_apart() -> None:
     edges = {}
     for size in ("small", None, "big"):
-        boxes = [picture(Scene((Thing("cat", size=size),), "red"), 128, s).placements[0].box for s in range(40)]  # type: ignore[arg-type]
+        boxes = [picture(Scene((Thing("cat", size=size),), "red"), 128, s).placements[0].box for s in range(40)]
         edges[size] = [box[2] - box[0] for box in boxes]
     assert max(edges["small"]) * 1.3 < min(edges[None])
     assert max(edges[None]) * 1.3 < min(edges["big"])

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from diafano.errors import UserError
-from diafano.training.data.emoji import sprites as module
 from diafano.training.data.emoji.colours import TINTS
 from diafano.training.data.emoji.objects import OBJECTS
 from diafano.training.data.emoji.sprites import SPRITE_EDGE, Sprites
@@ -154,7 +153,7 @@ def test_fontconfig_without_the_font_names_the_package(monkeypatch: pytest.Monke
     tool = tmp_path / "fc-list"
     tool.write_text("#!/bin/sh\n", encoding="utf-8")
     tool.chmod(0o755)
-    monkeypatch.setattr(module.shutil, "which", lambda name: str(tool))
+    monkeypatch.setattr(shutil, "which", lambda name: str(tool))
     with pytest.raises(UserError, match="fonts-noto-color-emoji"):
         Sprites.from_font()
 
