@@ -101,13 +101,13 @@ def train_with_diafano(of: dict[str, Any], switch: str, dtype: str) -> list[floa
     from diafano.training.loop import Training
     from diafano.training.recipe import LoopRecipe
 
-    draw, ends, schedule = batches(of), [], NoiseSchedule(ScheduleConfig())
+    draw, ends, schedule = batches(of), list[float](), NoiseSchedule(ScheduleConfig())
 
     class Stage:
         """The UNet's stage with latents and texts of chance."""
 
         def __init__(self) -> None:
-            self.trained = UNet(of["network"]).to(getattr(torch, dtype))
+            self.trained: torch.nn.Module = UNet(of["network"]).to(getattr(torch, dtype))
 
         def loss(self, number: int, step: int) -> tuple[Any, dict[str, Any]]:
             if number % of["accumulate"] == 0:
@@ -162,7 +162,7 @@ def train_with_diffusers(of: dict[str, Any], switch: str, dtype: str) -> list[fl
         unet.enable_gradient_checkpointing()
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     optimiser = torch.optim.AdamW(unet.parameters(), lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
-    draw, ends, number = batches(of), [], 0
+    draw, ends, number = batches(of), list[float](), 0
     try:
         while True:
             clock(ends, TIMED)

@@ -83,7 +83,7 @@ def test_the_autoencoder_at_full_size() -> None:
         )
     )
     with on_meta():
-        ours = Autoencoder(SD1.autoencoder)
+        ours: Any = Autoencoder(SD1.autoencoder)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
     pixels, latent = torch.rand(1, 3, 128, 128) * 2 - 1, torch.randn(1, 4, 16, 16)
     wanted, made = theirs.encode(pixels).latent_dist, ours.eval().encode(pixels)

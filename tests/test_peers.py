@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import pytest
 
@@ -25,7 +26,7 @@ def run_of(seconds: dict[str, list[float]], what: dict[str, object] = STEP) -> d
 
 
 def test_a_ratio_is_of_one_run_and_a_median(peers: ModuleType, tmp_path: Path) -> None:
-    found = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
+    found: Any = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
     path = tmp_path / "found.json"
     peers.keep(path, found, run_of({"diafano": [9.0, 3.0, 3.0], "diffusers fp32": [12.0, 12.0, 99.0]}))
     peers.keep(path, found, run_of({"diafano": [1.0], "OpenVINO bf16": [2.0]}))
@@ -38,7 +39,7 @@ def test_a_ratio_is_of_one_run_and_a_median(peers: ModuleType, tmp_path: Path) -
 
 
 def test_a_later_run_takes_the_place_of_earlier_ones(peers: ModuleType, tmp_path: Path) -> None:
-    found = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
+    found: Any = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
     first, other = run_of({"diafano": [1.0], "diffusers bf16": [2.0]}), run_of({"diafano": [7.0]}, {**STEP, "size": 64})
     second = run_of({"diafano": [1.0], "diffusers bf16": [4.0], "OpenVINO bf16": [2.0]})
     for run in (first, other, second):
@@ -47,7 +48,7 @@ def test_a_later_run_takes_the_place_of_earlier_ones(peers: ModuleType, tmp_path
 
 
 def test_what_a_process_costs_is_one_table(peers: ModuleType, tmp_path: Path) -> None:
-    found = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
+    found: Any = {"runs": [], "machine": {"cores": 2, "processor": "P", "instructions": [], "versions": {}}}
     seconds = [{"import": 1.0, "load": 2.0}, {"import": 1.2, "load": 2.2}, {"import": 9.0, "load": 2.4}]
     start = {"what": {"do": "start"}, "found": {"diafano": seconds}}
     memory = {"do": "memory", "size": 64}
@@ -100,7 +101,7 @@ def test_the_training_benchmark_takes_the_recipes_shape_and_times_whole_steps(mo
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import training_step
 
-    of = training_step.shape_of("embedded", None)
+    of = training_step.shape_of("embedded", cast(Any, None))
     assert (of["batch"], of["accumulate"], of["edge"]) == (32, 2, 8)
     narrow = {**of, "batch": 2, "network": of["network"].model_copy(update={"widths": (32, 32, 32)})}
     for train in (training_step.train_with_diafano, training_step.train_with_diffusers):

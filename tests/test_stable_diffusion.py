@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,6 +212,12 @@ def test_a_unet_for_editing_is_refused(tiny_model: StableDiffusion) -> None:
 def test_a_text_encoder_of_another_model_is_refused(
     tiny_model: StableDiffusion, change: dict[str, int], said: str
 ) -> None:
-    config = {**tiny_model.text_encoder.config.model_dump(), "start_token": 1, "end_token": 2, "pad_token": 2, **change}
+    config: Any = {
+        **tiny_model.text_encoder.config.model_dump(),
+        "start_token": 1,
+        "end_token": 2,
+        "pad_token": 2,
+        **change,
+    }
     with pytest.raises(UserError, match=said):
         StableDiffusion(**{**vars(tiny_model), "text_encoder": CLIPTextEncoder(CLIPTextConfig(**config))})

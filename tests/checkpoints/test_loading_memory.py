@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_convolutions_are_laid_out_before_they_run(tmp_path: Path) -> None:
     loaded = UNet(config)
     weights, _ = read_safetensors(tmp_path / "unet.safetensors")
     assign_weights(loaded, weights, device=torch.device("cpu"), dtype=torch.bfloat16, where="test")
-    weight = loaded.down_blocks[0].resnets[0].conv1.weight
+    weight = cast(Any, loaded).down_blocks[0].resnets[0].conv1.weight
     assert weight.is_contiguous()
     with torch.inference_mode():
         to_channels_last(loaded)
@@ -89,9 +90,11 @@ def test_convolutions_are_laid_out_before_they_run(tmp_path: Path) -> None:
     assert weight.grad is not None
     converted = UNet(config)
     assign_weights(converted, weights, device=torch.device("cpu"), dtype=torch.float16, where="test")
-    weight = converted.down_blocks[0].resnets[0].conv1.weight
+    weight = cast(Any, converted).down_blocks[0].resnets[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(weight.float(), made.down_blocks[0].resnets[0].conv1.weight.float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        weight.float(), cast(Any, made).down_blocks[0].resnets[0].conv1.weight.float(), atol=1e-4, rtol=0
+    )
 
 
 @LINUX

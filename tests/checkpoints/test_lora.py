@@ -17,6 +17,12 @@ from helpers import told
 
 RANK = 3
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+
+
+def weight_of(network: torch.nn.Module, name: str) -> torch.Tensor:
+    return network.get_parameter(f"{name}.weight")
+
+
 Matrices = dict[str, tuple[Tensor, Tensor]]  # layer -> (down, up)
 
 
@@ -64,16 +70,16 @@ def test_every_spelling_changes_the_same_weights(
         {key: tensor for name in names for key, tensor in zip(spelling(name), made[name], strict=True)},
         tmp_path / "style.safetensors",
     )
-    before = {name: model.unet.get_submodule(name).weight.detach().clone() for name in names}
+    before = {name: weight_of(model.unet, name).detach().clone() for name in names}
     assert Loras(model).add(tmp_path / "style.safetensors", 0.5) == "style"
     for name in names:
         expected = before[name] + 0.5 * product(made[name], before[name].shape)
-        assert torch.allclose(model.unet.get_submodule(name).weight, expected, atol=1e-6)
+        assert torch.allclose(weight_of(model.unet, name), expected, atol=1e-6)
 
 
 def test_alpha_convolutions_and_locons_core(model: StableDiffusion, tmp_path: Path) -> None:
     name = "down_blocks.0.resnets.0.conv1"
-    weight = model.unet.get_submodule(name).weight
+    weight = weight_of(model.unet, name)
     before = weight.detach().clone()
     down, mid, up = torch.randn(RANK, 8, 1, 1), torch.randn(RANK, RANK, 3, 3), torch.randn(8, RANK, 1, 1)
     prefix = "lora_unet_down_blocks_0_resnets_0_conv1"
@@ -123,9 +129,9 @@ def test_several_in_any_order_leave_the_very_weights(model: StableDiffusion, tmp
 def test_strength_zero_changes_nothing(model: StableDiffusion, tmp_path: Path) -> None:
     name = f"{ATTENTION}.to_q"
     save_file(dict(zip(kohya(name), matrices(model, "unet", [name])[name], strict=True)), tmp_path / "l.safetensors")
-    before = model.unet.get_submodule(name).weight.detach().clone()
+    before = weight_of(model.unet, name).detach().clone()
     Loras(model).add(tmp_path / "l.safetensors", 0.0)
-    assert torch.equal(model.unet.get_submodule(name).weight, before)
+    assert torch.equal(weight_of(model.unet, name), before)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +145,12 @@ def test_strength_zero_changes_nothing(model: StableDiffusion, tmp_path: Path) -
 def test_the_text_encoder_takes_its_share(model: StableDiffusion, tmp_path: Path, spelled: str) -> None:
     name = "encoder.layers.0.self_attn.q_proj"
     pair = matrices(model, "text_encoder", [name])[name]
-    before = model.text_encoder.get_submodule(name).weight.detach().clone()
+    before = weight_of(model.text_encoder, name).detach().clone()
     save_file(
         {spelled.format(role): one for role, one in zip(("down", "up"), pair, strict=True)}, tmp_path / "t.safetensors"
     )
     Loras(model).add(tmp_path / "t.safetensors")
-    after = model.text_encoder.get_submodule(name).weight
+    after = weight_of(model.text_encoder, name)
     assert torch.allclose(after, before + product(pair, before.shape), atol=1e-6)
 
 
@@ -153,10 +159,10 @@ def test_complaint_lora_keys_dropped_with_only_a_log_line(model: StableDiffusion
     tensors = dict(zip(kohya(name), matrices(model, "unet", [name])[name], strict=True))
     tensors["lora_unet_output_blocks_77_1_proj.lora_up.weight"] = torch.ones(2, 2)
     save_file(tensors, tmp_path / "odd.safetensors")
-    before = model.unet.get_submodule(name).weight.detach().clone()
+    before = weight_of(model.unet, name).detach().clone()
     with pytest.raises(UserError, match=r"lora_unet_output_blocks_77_1_proj.*--allow-partial"):
         Loras(model).add(tmp_path / "odd.safetensors")
-    assert torch.equal(model.unet.get_submodule(name).weight, before), "nothing was applied"
+    assert torch.equal(weight_of(model.unet, name), before), "nothing was applied"
     with told("output_blocks_77"):
         Loras(model).add(tmp_path / "odd.safetensors", allow_partial=True)
 

@@ -173,6 +173,7 @@ def test_the_command_records_and_draws_again(
     renamed = shutil.move(vae, tmp_path / "renamed")
     assert cli.run([str(one) for one in (*command, again, "--from", first, "--vae", renamed)]) == 0
     assert capsys.readouterr().err == ""
-    assert np.array_equal(*(np.asarray(read_picture(path)) for path in (first, again)))
+    one, other_one = (np.asarray(read_picture(path)) for path in (first, again))
+    assert np.array_equal(one, other_one)
     assert cli.run([str(one) for one in (*command, again, "--from", first)]) == 0
     assert "left out: VAE: kl (give that autoencoder with --vae)" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -427,6 +428,7 @@ def test_samplers_are_listed_with_their_other_names(capsys: pytest.CaptureFixtur
 
     assert cli.run(["samplers"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for row in [*SAMPLERS.values(), *SCHEDULES.values()]:
+    rows: list[Any] = [*SAMPLERS.values(), *SCHEDULES.values()]
+    for row in rows:
         line = next(line for line in lines if line.startswith(f"{row.name} ") and row.label in line)
         assert all(alias in line for alias in row.aliases)

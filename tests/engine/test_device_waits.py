@@ -30,7 +30,7 @@ class Crossings(TorchDispatchMode):
     """Counts the operations that read one device and write another, by the shape that crosses."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its type out
         self.shapes: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -65,13 +66,13 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
-def layer(made: nn.Module, seed: int = 1) -> nn.Module:
+def layer(made: nn.Module, seed: int = 1) -> Any:
     """Weights that no layer has from the start: norms' too are drawn by chance."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for weight in made.parameters():
             nn.init.normal_(weight, std=weight[0].numel() ** -0.5 if weight.dim() > 1 else 1.0)
-    return made.bfloat16().to(memory_format=torch.channels_last).eval()
+    return cast(Any, made.bfloat16()).to(memory_format=torch.channels_last).eval()
 
 
 def in_float32(module: nn.Module, *inputs: Tensor) -> Tensor:
@@ -112,7 +113,9 @@ def test_convolution(by: None, batch: int, before: int, after: int, height: int,
     assert isinstance(conv, nn.Conv2d)
     added, residual = random(batch, after, seed=2), random(batch, after, height, width, seed=3)
     expected = in_float32(conv, x)
-    scale = expected.norm() / (expected - conv.bias.float()[:, None, None]).norm()  # the bias has no error
+    scale = (
+        expected.norm() / (expected - cast(Tensor, conv.bias).float()[:, None, None]).norm()
+    )  # the bias has no error
     exact = operations.convolution(x, conv, dtype=torch.float32)
     assert distance(exact, expected) * scale < 2 * ROUNDING
     assert distance(operations.convolution(x.float(), conv, dtype=torch.float32), exact) == 0.0
@@ -159,10 +162,10 @@ def test_convolution_by_large_tiles(batch: int, before: int, after: int, height:
     conv, x = layer(nn.Conv2d(before, after, 3, padding=1)), F.silu(random(batch, before, height, width))
     assert isinstance(conv, nn.Conv2d)
     added, residual = random(batch, after, seed=2), random(batch, after, height, width, seed=3)
-    without_bias = in_float32(conv, x) - conv.bias.float()[:, None, None]
+    without_bias = in_float32(conv, x) - cast(Tensor, conv.bias).float()[:, None, None]
     exact = operations.convolution(x, conv, dtype=torch.float32)
     if library.multiplies_by() == library.Tiles.NONE:  # otherwise these are the small tiles, whose error is 0.0037
-        assert distance(exact - conv.bias.float()[:, None, None], without_bias) < 0.003
+        assert distance(exact - cast(Tensor, conv.bias).float()[:, None, None], without_bias) < 0.003
     assert distance(operations.convolution(x.float(), conv, dtype=torch.float32), exact) == 0.0
     assert distance(operations.convolution(x, conv), exact) < ROUNDING
     with_all = operations.convolution(x, conv, added, residual, dtype=torch.float32)
@@ -286,7 +289,7 @@ BLOCKS = {
 @by_library_alone
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_is_as_near_to_float32_as_the_plain_one(by: None, name: str) -> None:
-    make, *shapes = BLOCKS[name]
+    make, *shapes = cast(Any, BLOCKS[name])
     block, inputs = layer(make()), [random(*shape, seed=i) for i, shape in enumerate(shapes)]
     expected, plain = in_float32(block, *inputs), block(*inputs)
     with accelerated(block):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,14 @@ def with_overflow(model: StableDiffusion, stage: str) -> StableDiffusion:
     model = copy.deepcopy(model)
     with torch.no_grad():
         if stage == "text encoder":
+            encoder: Any = model.text_encoder
             for embedding in (
-                model.text_encoder.embeddings.token_embedding,
-                model.text_encoder.embeddings.position_embedding,
+                encoder.embeddings.token_embedding,
+                encoder.embeddings.position_embedding,
             ):
                 embedding.weight *= 6e4 / embedding.weight.abs().max()
         else:
-            networks = {
+            networks: dict[str, Any] = {
                 "UNet": model.unet,
                 "decoder": model.autoencoder.decoder,
                 "image encoder": model.autoencoder.encoder,

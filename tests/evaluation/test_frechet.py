@@ -1,5 +1,7 @@
 """The Fréchet distance: exact on normal distributions, and it sees what is wrong with pictures."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -44,7 +46,7 @@ def test_true_pictures_are_nearest_and_noise_farthest() -> None:
         Scene((Thing(name),), colour) for name in ("penguin", "apple", "car") for colour in ("red", "blue", "green")
     ]
     true = true_pixels(scenes, sprites, np.random.default_rng(0))
-    found = {
+    found: Any = {
         "true": distance_from_true(judge, true, scenes, sprites),
         "dim": distance_from_true(judge, 0.5 * true, scenes, sprites),
         "noise": distance_from_true(judge, torch.randn(true.shape), scenes, sprites),

@@ -44,13 +44,13 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        conv = lambda: nn.Conv2d(width, width, 3, padding=1)  # noqa: E731
+        conv: Any = lambda: nn.Conv2d(width, width, 3, padding=1)  # noqa: E731
         self.conv = nn.Sequential(conv(), nn.ReLU(), conv(), nn.ReLU(), conv())
 
 
 def original_names(width: int = 64) -> list[str]:
     """Of taesd_decoder.safetensors, from a network put together as taesd.py puts its own together."""
-    conv = lambda to, **more: nn.Conv2d(4 if to is None else width, to or width, 3, padding=1, **more)  # noqa: E731
+    conv: Any = lambda to, **more: nn.Conv2d(4 if to is None else width, to or width, 3, padding=1, **more)  # noqa: E731
     layers: list[nn.Module] = [Bend(), conv(None), nn.ReLU()]
     for _ in range(3):
         layers += [*(Block(width) for _ in range(3)), nn.Upsample(scale_factor=2), conv(width, bias=False)]

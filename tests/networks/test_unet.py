@@ -1,5 +1,7 @@
 """The UNet: agreement with diffusers' on the same random weights, in the shapes of v1 and v2, and its exact size."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -76,7 +78,9 @@ def test_channels_last_memory_gives_the_same() -> None:
     latent, text, timestep = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 48), torch.tensor([500.0])
     with torch.no_grad():
         plain = model(latent, timestep, text)
-        last = model.to(memory_format=torch.channels_last)(latent.to(memory_format=torch.channels_last), timestep, text)
+        last = cast(Any, model).to(memory_format=torch.channels_last)(
+            latent.to(memory_format=torch.channels_last), timestep, text
+        )
     assert (plain - last).abs().max() <= 1e-5 * plain.abs().max()
 
 

@@ -55,7 +55,7 @@ def test_it_is_torchsdes_path(ends: tuple[float, float]) -> None:
 def test_it_draws_from_whichever_generator() -> None:
     ours = BrownianPath(3, SHAPE, 0.0, 1.0, gpu)
     seeds: list[int] = []
-    BrownianPath(3, SHAPE, 0.0, 1.0, lambda seed: seeds.append(seed) or cpu(seed))(0.0, 1.0)  # type: ignore[func-returns-value]
+    BrownianPath(3, SHAPE, 0.0, 1.0, lambda seed: seeds.append(seed) or cpu(seed))(0.0, 1.0)
     assert torch.equal(ours(0.0, 1.0), Philox(seeds[0]).normal(SHAPE))
 
 
@@ -68,7 +68,7 @@ def test_a_sampler_follows_the_path(sampler: object) -> None:
         walked = BrownianPath(seed, SHAPE, START, END, cpu)
         noise = PathNoise(lambda: start, lambda now, after: walked(now, after) / math.sqrt(abs(now - after)))
         sigmas = [END * (START / END) ** (step / steps) for step in range(steps + 1)]
-        return sampler(lambda x, sigma: x / (1 + sigma**2), start, sigmas, noise_source=noise)  # type: ignore[operator, no-any-return]
+        return sampler(lambda x, sigma: x / (1 + sigma**2), start, sigmas, noise_source=noise)  # type: ignore[operator]
 
     apart = (run(200, 1) - run(400, 1)).std() / (run(200, 1) - run(400, 2)).std()
     assert apart < 0.1

@@ -6,6 +6,7 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     values = [read_picture(tmp_path / "a.png").getpixel((x, 0)) for x in range(3)]
     assert values[0] == (200, 0, 0)
     assert values[1] == (255, 255, 255)
-    assert np.allclose(values[2], (227, 127, 127), atol=1)
+    assert np.allclose(cast(Any, values[2]), (227, 127, 127), atol=1)
 
 
 def test_a_transparent_palette_entry_lies_on_white(tmp_path: Path) -> None:

@@ -42,4 +42,4 @@ def test_a_size_of_another_shape_is_covered_and_cut() -> None:
     assert covering((64, 64), (64, 128)) == (128, 128)
     latent = torch.arange(96.0).reshape(1, 1, 96, 1).expand(1, 1, 96, 96)
     cut = cut_out(latent, (96, 75))  # A1111 leaves out 21 // 2 rows above and 22 // 2 below
-    assert (cut[0, 0, 0, 0], cut[0, 0, -1, 0], cut.shape[-1]) == (10, 84, 96)
+    assert (cut[0, 0, 0, 0].item(), cut[0, 0, -1, 0].item(), cut.shape[-1]) == (10, 84, 96)

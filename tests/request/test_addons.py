@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_load_takes_folders_and_files_by_name(tiny_folder: Path, loras: Path, mo
         {"style": loras / "style.safetensors"},
         [loras, {"x": loras / "style.safetensors"}],
     ):
-        loaded = diafano.load(tiny_folder, device="cpu", dtype="float32", loras=given)
+        loaded = diafano.load(tiny_folder, device="cpu", dtype="float32", loras=cast(Any, given))
         assert difference(loaded.generate("a fox <lora:style:0.8>", seed=1)[0], styled) == 0
     assert difference(loaded.generate("a fox <lora:x:0.8>", seed=1)[0], styled) == 0
     with pytest.raises(UserError, match="no folder"):

@@ -1,5 +1,7 @@
 """Levels of speed: settings that give way to what is said, recorded as what they are."""
 
+from typing import Any
+
 import pytest
 from PIL import Image, ImageChops
 
@@ -50,5 +52,5 @@ def test_a_level_replaces_what_a_picture_recorded(tiny_model: StableDiffusion) -
 
 def difference(one: Image.Image, other: Image.Image) -> int:
     """The largest of any pixel."""
-    extrema = ImageChops.difference(one, other).getextrema()
-    return max(high for _, high in extrema)
+    extrema: Any = ImageChops.difference(one, other).getextrema()
+    return max(int(high) for _, high in extrema)

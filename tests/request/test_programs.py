@@ -114,7 +114,7 @@ def test_a1111_on_sigmas(
     if sampler == "DPM2":
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     generators = [Philox(SEED), Philox(SEED + 1)]
-    noise = lambda *_: torch.stack([generator.normal(SHAPE) for generator in generators])  # noqa: E731
+    noise: Any = lambda *_: torch.stack([generator.normal(SHAPE) for generator in generators])  # noqa: E731
     arguments = {"noise_sampler": noise} if find_sampler(sampler).stochastic else {}
     x = noise() * sigmas[0]
     expected = getattr(sampling, function)(wrapped, x, sigmas, disable=True, **arguments)
@@ -317,7 +317,7 @@ def test_guidance_below_1_is_the_prompt_alone_for_diffusers(model: StableDiffusi
     """`StableDiffusionPipeline.do_classifier_free_guidance`; here, and for the others, it leads on to the negative."""
 
     def draw(like: str | None, guidance: float) -> Tensor:
-        said = {"negative": NEGATIVE, "seed": SEED, "steps": 3, "like": like, "guidance": guidance}
+        said: Any = {"negative": NEGATIVE, "seed": SEED, "steps": 3, "like": like, "guidance": guidance}
         return torch.from_numpy(np.asarray(model.generate(PROMPT, **said)[0]).astype(np.float32))
 
     assert torch.equal(draw("diffusers", guidance), draw("diffusers", 1.0))

@@ -1,5 +1,7 @@
 """Deep features kept for a few steps: exact where nothing changed, and whole steps where they are due."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -40,9 +42,9 @@ def test_with_its_own_deep_features_the_shallow_pass_is_the_whole_one() -> None:
 @torch.inference_mode()
 def test_between_whole_steps_only_the_finest_level_runs() -> None:
     network = unet()
-    deep_calls = []
-    network.mid_block.register_forward_hook(lambda *_: deep_calls.append(clock.step))
+    deep_calls = list[int]()
     cached, clock = deep_cache(network, 3)
+    network.mid_block.register_forward_hook(lambda *_: deep_calls.append(clock.step))
     for step in range(7):
         clock.move_to(step)
         predicted = cached(*inputs(step))
@@ -75,7 +77,7 @@ def test_another_batch_size_runs_the_whole() -> None:
 def test_leaves_no_hook_behind() -> None:
     network = unet()
     deep_cache(network, 2)[0](*inputs(1))
-    assert not network.up_blocks[-1].resnets[-1]._forward_pre_hooks
+    assert not cast(Any, network).up_blocks[-1].resnets[-1]._forward_pre_hooks
 
 
 @torch.inference_mode()

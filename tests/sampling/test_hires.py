@@ -43,7 +43,7 @@ def latent_of_first(model: StableDiffusion, **settings: Any) -> torch.Tensor:
 @pytest.mark.parametrize("like", LIKE)
 @pytest.mark.parametrize("upscaler", ["Latent", "Latent (nearest-exact)", "Lanczos"])
 def test_the_second_pass_is_image_to_image(tiny_model: StableDiffusion, like: str | None, upscaler: str) -> None:
-    settings = {"like": like, "hires_strength": 0.5, "hires_steps": 3, "hires_upscaler": upscaler}
+    settings: Any = {"like": like, "hires_strength": 0.5, "hires_steps": 3, "hires_upscaler": upscaler}
     drawn = draw(tiny_model, hires=2.0, **settings)
     assert drawn.size == (128, 128)
     latent = latent_of_first(tiny_model, like=like)

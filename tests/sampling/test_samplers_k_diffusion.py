@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 from diafano.sampling.denoiser import Denoiser
-from diafano.sampling.samplers.table import find_sampler, lcm, pndm, uni_pc
+from diafano.sampling.samplers.table import find_sampler, lcm, pndm, uni_pc, with_options
 from diafano.sampling.sigmas import find_schedule, uniform_sigmas
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -85,10 +85,11 @@ def test_k_diffusion(
         monkeypatch.setattr(torch, "randn_like", lambda x: next(theirs))
     x = START * sigmas[0]
     expected = getattr(sampling, f"sample_{name}")(denoise, x, torch.tensor(sigmas), disable=True, **arguments)
-    assert_same(find_sampler(name).function(denoise, x, sigmas, noise_source=lambda: next(ours), **options), expected)
+    sampler = with_options(find_sampler(name).function, options)
+    assert_same(sampler(denoise, x, sigmas, noise_source=lambda: next(ours)), expected)
 
 
-def network(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+def network(latent: Tensor, timestep: Tensor, text: object) -> Tensor:
     mixed = torch.einsum("oc,bchw->bohw", MIX, latent)
     return 0.8 * torch.tanh(latent + mixed) + 0.3 * torch.sin(timestep / 150).reshape(-1, 1, 1, 1)
 

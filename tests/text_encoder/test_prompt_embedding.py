@@ -1,6 +1,7 @@
 """Chunks and weights of a prompt's embeddings."""
 
 import copy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -67,7 +68,9 @@ def test_weights_stand_at_their_tokens(parts: StableDiffusion) -> None:
 
 def test_a1111_scales_and_keeps_the_mean(parts: StableDiffusion) -> None:
     parts = copy.deepcopy(parts)
-    parts.text_encoder.final_layer_norm.bias.data.fill_(0.3)  # a fresh one leaves a mean of nothing but rounding
+    cast(Any, parts.text_encoder).final_layer_norm.bias.data.fill_(
+        0.3
+    )  # a fresh one leaves a mean of nothing but rounding
     plain, heavy = embed(parts, "1 2"), embed(parts, "1 (2:1.7)")
     assert heavy.mean().item() == pytest.approx(plain.mean().item(), rel=1e-4)
     ratio = heavy / plain

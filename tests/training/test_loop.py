@@ -4,6 +4,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ class LineStage:
 
     def __init__(self, batch: int = 8, bad_step: int | None = None) -> None:
         torch.manual_seed(3)
-        self.trained: nn.Module = nn.Linear(2, 1)
+        self.trained: Any = nn.Linear(2, 1)
         self.batch, self.bad_step = batch, bad_step
         self.saved: Tensor | None = None
 

@@ -200,7 +200,7 @@ def test_the_discriminator_learns_from_its_own_side_only(tmp_path: Path) -> None
     stage = AutoencoderStage(autoencoder_recipe(tmp_path, **only), CPU)
     assert stage.discriminator is not None
     _, terms = stage.loss(0, 0)
-    both = [stage.discriminator[-1].weight, stage.autoencoder.decoder.conv_out.weight]
+    both: Any = [stage.discriminator[-1].weight, stage.autoencoder.decoder.conv_out.weight]
     fooled = torch.autograd.grad(terms["fooling"], both, allow_unused=True, retain_graph=True)
     told = torch.autograd.grad(terms["telling"], both, allow_unused=True)
     assert fooled[0] is None and fooled[1] is not None

@@ -1,5 +1,7 @@
 """The labelled picture: what is where, and nothing is cut off."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +15,7 @@ COLOURS = ["red", "lime", "blue", "yellow", "cyan", "magenta", "navy", "maroon"]
 def colours(page: Image.Image) -> dict[tuple[int, int, int], tuple[float, float]]:
     """Colour -> the middle of where it is, x and y."""
     pixels = np.asarray(page)
-    found = {}
+    found: dict[Any, tuple[float, float]] = {}
     for count, colour in page.getcolors(1 << 20) or []:
         if count > 1000:
             rows, columns = np.nonzero((pixels == colour).all(axis=2))
@@ -29,7 +31,7 @@ def test_each_picture_is_in_its_place(sizes: tuple[int, ...]) -> None:
     pictures = {cell.place: Image.new("RGB", (64, 32), COLOURS[at]) for at, cell in enumerate(cells)}
     page = sheet(axes, pictures)
     at = colours(page)
-    middles = {place: at[picture.getpixel((0, 0))] for place, picture in pictures.items()}
+    middles = {place: at[cast(Any, picture.getpixel((0, 0)))] for place, picture in pictures.items()}
     for one in cells:
         for other in cells:
             if one.place[0] < other.place[0] and one.place[1:] == other.place[1:]:

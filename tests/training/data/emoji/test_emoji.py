@@ -36,7 +36,7 @@ def test_an_example_depends_on_seed_and_index_alone() -> None:
 def test_the_picture_is_of_the_size_asked_for() -> None:
     for size in (64, 128):
         pixels = EmojiScenes(SPRITES, size=size).example(0).pixels
-        assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
+        assert pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
 
 
 def test_described_is_the_same_example_with_its_scene() -> None:
