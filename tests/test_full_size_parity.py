@@ -73,7 +73,7 @@ def test_the_unet_at_full_size(preset: Preset, theirs: Any) -> None:
 
 @torch.no_grad()
 def test_the_autoencoder_at_full_size() -> None:
-    theirs = shaken(
+    theirs: Any = shaken(
         AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             layers_per_block=2,

@@ -5,7 +5,7 @@ It is all that a new family needs, and it draws, is saved, loaded and inspected 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -46,6 +46,7 @@ class ToyNetwork(nn.Module):
         self.conv_out = nn.Conv2d(config.width, config.out_channels, 3, padding=1)
 
     def forward(self, latent: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        assert conditioning.pooled is not None and conditioning.numbers is not None
         told = torch.cat([conditioning.pooled, conditioning.numbers, timestep[:, None]], dim=1)
         return self.conv_out(torch.tanh(self.conv_in(latent) + self.told(told)[..., None, None]))
 
@@ -126,7 +127,7 @@ def table(network: nn.Module) -> names.Table:
 FILE = SingleFile(
     parts={
         "transformer": FilePart("toy network", "toy.", find, table),
-        "autoencoder": FAMILIES["sd1"].single_file.parts["autoencoder"],
+        "autoencoder": cast(Any, FAMILIES["sd1"].single_file).parts["autoencoder"],
         "text_encoder": FilePart(
             "text encoder", names.TEXT, shapes.find_text_encoder, lambda text: names.clip_table(text.state_dict())
         ),
@@ -209,7 +210,7 @@ def test_a_single_file_brings_it_back(toy: StableDiffusion, tmp_path: Path, caps
     save_file(toy, tmp_path / "toy.safetensors")
     loaded = diafano.load(tmp_path / "toy.safetensors", device="cpu", tokenizer=tmp_path / "tokenizer")
     assert loaded.family is TOY and loaded.schedule.config == toy.schedule.config
-    settings = {"steps": 3, "sampler": "euler", "size": (64, 64)}
+    settings: Any = {"steps": 3, "sampler": "euler", "size": (64, 64)}
     assert drawn(loaded, **settings) == drawn(toy, **settings)
     save_file(loaded, tmp_path / "again.safetensors")
     first, again = (load_tensors(tmp_path / name) for name in ("toy.safetensors", "again.safetensors"))
