@@ -40,10 +40,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "prompt of lines": {"prompt": "two\nNegative prompt: bananas\nSteps: 1, Seed: 2, Size: 3x4", "negative": " a\n"},
     "all settings": {
-        **{"sampler": "Euler a", "schedule": "karras", "eta": 0.123456789, "s_noise": 1.01, "guidance": 1 / 3},
+        **{"sampler": "Euler a", "schedule": "karras", "eta": 0.123456789, "s_noise": 1.01, "guidance": 4 / 3},
         **{"size": (128, 64), "negative": "cat", "steps": 3},
     },
-    "guidance": {"guidance": [3.0, 1 / 3], "guidance_interval": (0.25, 0.75), "guidance_rescale": 0.7},
+    "guidance": {"guidance": [3.0, 4 / 3], "guidance_interval": (0.25, 0.75), "guidance_rescale": 0.7},
     "churn": {"sampler": "euler", "s_churn": 3.0, "s_noise": 0.9},
     "diffusers": {"sampler": "DPM++ 2M", "like": "diffusers"},
     "a1111": {"sampler": "DDIM", "like": "a1111"},
