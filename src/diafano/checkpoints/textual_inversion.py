@@ -53,7 +53,7 @@ def add_embedding(
         called = {name} if name is not None else {path.stem, word} if len(words) == 1 else {word}
         ids = encoder.token_embedding.add(vectors)
         for one in sorted(called - {"", A1111_TENSOR}):
-            tokenizer.added.add(one, ids)
+            tokenizer.added.add(one, ids, path, names_file=one in (name, path.stem))
             model.addons.words[one.lower()] = (path.stem, hash_of(path))
             names.append(one)
     return names
