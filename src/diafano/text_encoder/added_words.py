@@ -32,7 +32,7 @@ class AddedWords:
         self._files: dict[str, list[int]] = {}
         self._pattern: re.Pattern[str] | None = None
         self.spelling: dict[int, str] = {}
-        """Id -> the word that it belongs to."""
+        """Id -> the word that it belongs to, as its file is called if that is a word too."""
         self.inner: set[int] = set()
         """Ids that continue a word: before them no text can be cut."""
 
@@ -48,7 +48,9 @@ class AddedWords:
         if names_file:
             self._files[(name if file is None else (file.parent / f"{name}{file.suffix}").as_posix()).lower()] = ids
         self.inner |= set(ids[1:])
-        self.spelling |= dict.fromkeys(ids, name)
+        known = self.spelling.keys() & set(ids)
+        if names_file or not known:
+            self.spelling |= dict.fromkeys(ids, name)
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(_alone, longest_first)), re.IGNORECASE)
 

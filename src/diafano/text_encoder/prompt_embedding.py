@@ -75,7 +75,7 @@ def unknown_words(tokenizer: Tokenizer, text: str, weighting: Weighting) -> list
     if weighting == "a1111":
         return []
     if weighting == "diafano":
-        return [match[0] for match in _CALLED.finditer(text) if not _is_known(match, tokenizer.added)]
+        return [match[0] for match in _CALLED.finditer(text) if not _without_folder(match, tokenizer.added)]
     parts = (part for piece in comfyui_syntax.weighted(text) for part in _comfyui_parts(piece.text, tokenizer.added))
     return [part.name for part in parts if isinstance(part, _Unknown)]
 
@@ -84,16 +84,19 @@ _CALLED = re.compile(rf"(?<!\w){PREFIX}[^\s,:()\[\]|]+", re.IGNORECASE)
 """An added word as ComfyUI calls it, where A1111's brackets have a meaning."""
 
 
-def _is_known(match: re.Match[str], added: AddedWords) -> bool:
-    return any(words is not None and match[0].startswith(said) for said, words in added.split(match[0]))
+def _without_folder(match: re.Match[str], added: AddedWords) -> str:
+    """What is called there, as `AddedWords` knows it; "" of what is not known."""
+    if any(words is not None and match[0].startswith(said) for said, words in added.split(match[0])):
+        return match[0]
+    name = match[0][len(PREFIX) :]
+    return "" if added.of_file(name) is None else PREFIX + name.rpartition("/")[2]
 
 
 def _tokens(tokenizer: Tokenizer, stretch: Sequence[Piece], exact: bool) -> list[tuple[int, float]]:
     def ids(text: str) -> list[int]:
         if exact:
             return tokenizer.encode(text, "files")
-        known = _CALLED.sub(lambda match: match[0] if _is_known(match, tokenizer.added) else "", text)
-        return tokenizer.encode(known)
+        return tokenizer.encode(_CALLED.sub(lambda match: _without_folder(match, tokenizer.added), text))
 
     return [(token, piece.weight) for piece in stretch for token in ids(piece.text)]
 
