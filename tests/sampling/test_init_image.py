@@ -24,6 +24,7 @@ from diafano.pictures.sides import read_sides
 from diafano.request.fields import MASKED_CONTENT
 from diafano.sampling.init_image import InitImage, encode_init_image
 from diafano.stable_diffusion import StableDiffusion
+from helpers import told
 
 PROMPT, SEED, STEPS, GUIDANCE = "a penguin", 3, 8, 3.0
 
