@@ -130,13 +130,16 @@ def restored(options: Options) -> "tuple[Recorded | None, Settings]":
     """What the picture to draw again says, and the settings with what was typed instead of what it says."""
     if options.redrawn is None:
         return None, options.settings
-    from diafano.pictures.files import read_parameters
+    from diafano.pictures.files import read_parameters, read_texts
+    from diafano.pictures.infotext import program_of
     from diafano.request.recorded import from_infotext, with_overrides, without_picture
 
     text = read_parameters(options.redrawn)
     if text is None:
+        other = program_of(read_texts(options.redrawn))
+        whose = "no settings" if other is None else f"settings of {other}, not of A1111,"
         raise UserError(
-            f"the picture {str(options.redrawn)!r} carries no settings to draw it again with: type them yourself"
+            f"the picture {str(options.redrawn)!r} carries {whose} to draw it again with: type them yourself"
         )
     recorded = from_infotext(text)
     if options.pictures.image is None:

@@ -117,10 +117,16 @@ def read_parameters(path: str | os.PathLike[str]) -> str | None:
     return _comment_text(comment)
 
 
-# ---- pixels
-
-
-# ---- settings
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """All texts that a picture file carries, by their names. Raises UserError as `read_parameters` does."""
+    try:
+        with _open(path) as image:
+            image.load()
+            return {str(name): text for name, text in image.info.items() if isinstance(text, str)}
+    except UserError:
+        raise
+    except Exception as error:  # as in read_picture
+        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
 
 
 # ---- inside Pillow
