@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diafano.checkpoints.addon_files import files_in, hash_of
+from diafano.checkpoints.addon_files import files_in, hash_of, note_nothing_in
 from diafano.checkpoints.pickles import is_pickle, read_pickle
 from diafano.checkpoints.reading import listed, read_safetensors
 from diafano.errors import UserError, note
@@ -74,6 +74,7 @@ def add_embeddings(
             add_embedding(model, source, allow_partial=allow_partial)
         else:
             misfits = []
+            note_nothing_in(Path(source), "textual inversion")
             for path in files_in(Path(source)):
                 try:
                     add_embedding(model, path, allow_partial=allow_partial)
