@@ -136,7 +136,10 @@ def test_a_folder_without_add_ons_says_so(
     elif holds == "hidden files":
         weights(given / "._style.safetensors")
     with told(rf"there are no {kind}s in the folder .*given: give one that has files ending in \.safetensors"):
-        diafano.load(tiny_folder, **{option: [given] if option == "embeddings" else given})
+        if option == "loras":
+            diafano.load(tiny_folder, loras=given)
+        else:
+            diafano.load(tiny_folder, embeddings=[given])
 
 
 def test_a_folder_with_add_ons_says_nothing(tiny_folder: Path, tmp_path: Path, notes: Notes) -> None:

@@ -175,4 +175,4 @@ def test_a_model_in_a_folder_of_any_name(tmp_path: Path) -> None:
     path.write_bytes(bytes(4096))
     mapped = torch.UntypedStorage.from_file(str(path), False, 4096)
     MappedFiles().forget(mapped.data_ptr(), 4096)
-    assert bytes(mapped.tolist()) == bytes(4096)
+    assert path.read_bytes() == bytes(4096)

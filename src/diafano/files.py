@@ -1,5 +1,5 @@
-"""Files that are there as a whole or not at all; names for them, from a prompt, that take no other file's place; and
-how texts and folders that people made are read."""
+"""Files that are there as a whole or not at all; names for them that take no other file's place; texts and folders as
+people make them."""
 
 import itertools
 import os

@@ -90,6 +90,7 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens)
         self.options = {} if options is None else dict(options)
         self.added = AddedWords()
+        self._spelled: dict[str, list[int]] = {}  # names of files of added words, and their ids if they were none
         self._backend = backend
         self.start_token = self._id_of(START_ROLE[kind])
         self.end_token = self._id_of(END_ROLE[kind])
@@ -152,18 +153,21 @@ class Tokenizer:
             ids += self._encoding(part).ids if added is None else added
         return ids
 
-    def _with_files(self, ids: Sequence[int]) -> list[int]:
+    def _with_files(self, ids: list[int]) -> list[int]:
         """The ids with added words in the place of their files' names: compared id by id, the longest first."""
-        named = [(self._encoding(name).ids, added) for name, added in self.added.files.items()]
-        longest_first = sorted((pair for pair in named if pair[0]), key=lambda pair: len(pair[0]), reverse=True)
+        named: dict[int, list[tuple[list[int], list[int]]]] = {}  # by the first id
+        for name, added in self.added.files.items():
+            if name not in self._spelled:
+                self._spelled[name] = self._encoding(name).ids
+            if spelled := self._spelled[name]:
+                named.setdefault(spelled[0], []).append((spelled, added))
         found: list[int] = []
         at = 0
         while at < len(ids):
-            name, added = next(
-                (pair for pair in longest_first if list(ids[at : at + len(pair[0])]) == pair[0]), ([], [ids[at]])
-            )
+            fitting = [pair for pair in named.get(ids[at], ()) if ids[at : at + len(pair[0])] == pair[0]]
+            spelled, added = max(fitting, key=lambda pair: len(pair[0]), default=([ids[at]], [ids[at]]))
             found += added
-            at += len(name) or 1
+            at += len(spelled)
         return found
 
     def tokens(self, text: str) -> list[str]:
