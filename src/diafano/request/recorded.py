@@ -185,8 +185,12 @@ def _mend_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[st
         try:
             apart = split_sampler_name({"sampler": settings.pop("sampler")})
             sampler = find_sampler(str(apart["sampler"]))
-        except UserError:
-            return [f"Sampler: {_shown(pairs['Sampler'])}"]
+        except UserError:  # then what was said of how it runs means nothing either
+            keys = ["Sampler", *(["Schedule type"] if "Schedule type" in pairs else [])]
+            for option in SamplerOptions.model_fields:
+                if settings.pop(option, None) is not None:
+                    keys += [text.key for text in SETTINGS[option].setting.texts if text.key in pairs]
+            return [f"{key}: {_shown(pairs[key])}" for key in keys]
         settings |= apart
         for option in SamplerOptions.model_fields:
             if option in settings and option not in sampler.options:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from diafano.text_encoder.prompt_edits import DEEPEST, NUMBER, Edit, Nodes, Swap
 
 STRAY = "[]():"
-MOST_TOKENS = 400
+MOST_TOKENS = 250
 """In longer texts edits are taken for edits without going the parser's way, whose time grows with the square."""
 
 _TOKEN = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\[\]():|]")
@@ -247,20 +247,9 @@ class _Column:
         self.waiting: dict[str, list[_Item]] = {}
         """What comes next -> the items that wait for it."""
 
-    def add(self, item: _Item) -> bool:
-        """False where it is there already."""
-        if item in self.items:
-            return False
-        self.items[item] = None
-        if (wanted := _next(item)) is not None:
-            self.waiting.setdefault(wanted, []).append(item)
-        return True
 
-
-def _next(item: _Item) -> str | None:
-    rule, read, _ = item
-    made_of = _RULES[rule][1]
-    return made_of[read] if read < len(made_of) else None
+_WANTED: list[tuple[str | None, ...]] = [(*made_of, None) for _, made_of in _RULES]
+"""Of each rule, what comes next after so much of it; None at its end."""
 
 
 def _found_first(text: str) -> dict[int, int]:
@@ -277,8 +266,8 @@ def _found_first(text: str) -> dict[int, int]:
         stack = list(column.items)
         empty: set[str] = set()  # what has been read here without a letter
         while stack:
-            rule, read, start = item = stack.pop()
-            name, wanted = _RULES[rule][0], _next(item)
+            rule, read, start = stack.pop()
+            name, wanted = _RULES[rule][0], _WANTED[rule][read]
             advanced: list[_Item]
             if wanted is None:
                 if start == at:
@@ -293,7 +282,7 @@ def _found_first(text: str) -> dict[int, int]:
             stack += [one for one in advanced if _put(one, column, to_scan)]
         scanned, to_scan = to_scan, {}
         for item in scanned:
-            wanted = _next(item)
+            wanted = _WANTED[item[0]][item[1]]
             assert wanted is not None
             if (match := _TERMINALS[wanted].match(text, at)) is not None:
                 ahead.setdefault(match.end(), []).append(item)
@@ -302,8 +291,13 @@ def _found_first(text: str) -> dict[int, int]:
 
 def _put(item: _Item, column: _Column, to_scan: dict[_Item, None]) -> bool:
     """Whether it is to be gone on with here: it is new, and waits for no terminal."""
-    wanted = _next(item)
-    if wanted is not None and wanted not in _NAMES:
+    wanted = _WANTED[item[0]][item[1]]
+    if wanted in _TERMINALS:
         to_scan[item] = None
         return False
-    return column.add(item)
+    if item in column.items:
+        return False
+    column.items[item] = None
+    if wanted is not None:
+        column.waiting.setdefault(wanted, []).append(item)
+    return True
