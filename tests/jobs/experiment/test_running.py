@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import told
 from PIL import Image
 
 from diafano.cli import main as cli
@@ -20,6 +19,7 @@ from diafano.jobs.experiment.axes import read_axis
 from diafano.jobs.experiment.running import Inputs, run_experiment, weights_hash
 from diafano.pictures.files import read_parameters, read_picture
 from diafano.stable_diffusion import StableDiffusion
+from helpers import told
 
 
 def run(model: StableDiffusion, folder: Path, *axes: str, **settings: Any) -> list[float | None]:
