@@ -35,6 +35,7 @@ from diafano.request.card import ModelCard
 from diafano.request.controls import controls_as_infotext
 from diafano.request.defaults import check_no_picture_is_needed, complete, image_to_image_settings, nearest_size
 from diafano.request.plan import Pass, Plan, plan_of
+from diafano.request.programs.table import find_program
 from diafano.request.recorded import to_infotext
 from diafano.request.request import Request, Settings
 from diafano.sampling.control import Control
@@ -42,6 +43,7 @@ from diafano.sampling.hires import enlarged
 from diafano.sampling.init_image import InitImage, init_image
 from diafano.sampling.prompts import StepPrompts
 from diafano.sampling.run import NOBODY, OnStep, Surroundings, Watchers, run
+from diafano.text_encoder.prompt_embedding import words_used
 from diafano.text_encoder.tokenizer import Tokenizer
 
 __all__ = ["ModelCard", "OnStep", "Request", "StableDiffusion"]
@@ -232,6 +234,7 @@ class StableDiffusion(Model):
     def recorded(self, request: Request, controls: Sequence[Control], loras: Loras) -> Callable[[int], str]:
         """What the picture at a place of the request's batch carries as its settings."""
         said = request.model_copy(update={"prompt": self.addons.recorded_prompt(request.prompt)})
-        words = self.tokenizer.added.names_in(f"{request.prompt}\n{request.negative}")
+        weighting = find_program(request.like).weighting
+        words = words_used(self.tokenizer, f"{request.prompt}\n{request.negative}", weighting)
         noted = self.addons.recorded(loras, words) | controls_as_infotext(controls)
         return lambda place: to_infotext(said, place, self.card.name, noted)

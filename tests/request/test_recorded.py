@@ -185,7 +185,7 @@ def test_what_cannot_be_honoured_is_said(tiny_folder: Path, tmp_path: Path, caps
 
 def test_samplers_and_schedules_that_are_not_known_are_said(tiny_model: StableDiffusion) -> None:
     recorded = from_infotext(f"a fox\n{LINE.format(sampler='DPM adaptive')}, Schedule type: Turbo")
-    assert recorded.ignored == ("Sampler: DPM adaptive",)
+    assert recorded.ignored == ("Sampler: DPM adaptive", "Schedule type: Turbo")
     assert tiny_model.request("a fox", **recorded.settings).sampler == "ddim"
     recorded = from_infotext(f"a fox\n{LINE.format(sampler='Euler')}, Schedule type: Turbo, Eta: 0.5")
     assert recorded.ignored == ("Eta: 0.5 (of another sampler)", "Schedule type: Turbo")
@@ -213,3 +213,10 @@ def test_nothing_to_draw_again_is_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("diafano: ") and error.count("\n") == 1
     assert not (tmp_path / "b.png").exists()
+
+
+def test_of_an_unknown_sampler_all_is_listed() -> None:
+    line = "Steps: 3, Sampler: Restart, Schedule type: Karras, Seed: 11, Size: 64x64, Eta: 0.5, ENSD: 31337"
+    recorded = from_infotext(f"a cat\n{line}")
+    assert set(recorded.ignored) == {"Sampler: Restart", "Schedule type: Karras", "Eta: 0.5", "ENSD: 31337"}
+    assert not {"sampler", "schedule", "eta"} & recorded.settings.keys()

@@ -24,6 +24,7 @@ from diafano.pictures.sides import read_sides
 from diafano.request.fields import MASKED_CONTENT
 from diafano.sampling.init_image import InitImage, encode_init_image
 from diafano.stable_diffusion import StableDiffusion
+from helpers import told
 
 PROMPT, SEED, STEPS, GUIDANCE = "a penguin", 3, 8, 3.0
 
@@ -86,8 +87,10 @@ def test_outside_the_mask_every_pixel_stays(
 def test_an_empty_mask_changes_nothing_and_a_full_one_hides_nothing(
     tiny_model: StableDiffusion, picture: Image.Image
 ) -> None:
-    assert same(draw(tiny_model, image=picture, mask=Image.new("L", (64, 64), 0)), picture)
-    full = draw(tiny_model, image=picture, mask=Image.new("L", (64, 64), 255), strength=0.5)
+    with told("the mask is empty"):
+        assert same(draw(tiny_model, image=picture, mask=Image.new("L", (64, 64), 0)), picture)
+    with told("the mask is full"):
+        full = draw(tiny_model, image=picture, mask=Image.new("L", (64, 64), 255), strength=0.5)
     assert same(full, draw(tiny_model, image=picture, strength=0.5))
 
 
@@ -111,8 +114,8 @@ def test_what_does_not_go_together_is_one_sentence(
         draw(tiny_model, strength=0.5, only_masked=True)
     with pytest.raises(UserError, match="masked_content, mask_padding: that is for a mask"):
         draw(tiny_model, image=picture, masked_content="fill", mask_padding=3)
-    with pytest.raises(UserError, match="make them of one size"):
-        draw(tiny_model, image=picture, mask=mask.resize((32, 32)))
+    with pytest.raises(UserError, match="make them of one shape"):
+        draw(tiny_model, image=picture, mask=mask.resize((32, 64)))
     with pytest.raises(UserError, match="a number from 0 to 1"):
         draw(tiny_model, image=picture, strength=1.5)
     with pytest.raises(UserError, match="mask_blur -1 is not possible"):
@@ -193,12 +196,14 @@ def test_only_the_masked_area_is_drawn(tiny_model: StableDiffusion) -> None:
     whole = picture.copy()
     whole.paste(alone, cut[:2])
     assert same(drawn, whole)
-    assert same(draw(tiny_model, mask=Image.new("L", picture.size), **settings), picture)
+    with told("the mask is empty"):
+        assert same(draw(tiny_model, mask=Image.new("L", picture.size), **settings), picture)
 
 
 def test_a_full_mask_hides_nothing_of_the_only_masked_area(tiny_model: StableDiffusion, picture: Image.Image) -> None:
     full = Image.new("L", (64, 64), 255)
-    drawn = draw(tiny_model, image=picture, mask=full, only_masked=True, strength=0.5)
+    with told("the mask is full"):
+        drawn = draw(tiny_model, image=picture, mask=full, only_masked=True, strength=0.5)
     assert same(drawn, draw(tiny_model, image=picture, strength=0.5))
 
 

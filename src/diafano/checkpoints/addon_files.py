@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diafano.checkpoints.pickles import SUFFIXES
-from diafano.errors import UserError
+from diafano.errors import UserError, note
+from diafano.files import files_below
 
 ADDON_SUFFIXES = (".safetensors", *SUFFIXES)
 PIECE_FROM, PIECE_LENGTH = 0x100000, 0x10000  # bytes
@@ -15,10 +16,17 @@ NEAR_NAMES = 3
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """The weights in a folder and the folders in it, in the order of their names."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in ADDON_SUFFIXES and path.is_file():
-            yield path
+    """The weights in a folder and the folders in it, linked ones too, in the order of their names."""
+    return (path for path in files_below(folder) if path.suffix.lower() in ADDON_SUFFIXES)
+
+
+def note_nothing_in(folder: Path, kind: str) -> None:
+    """Say so where a folder that was given for add-ons has none; `kind` is what they are."""
+    if next(files_in(folder), None) is None:
+        note(
+            f"there are no {kind}s in the folder {folder}: give one that has files ending in"
+            f" {', '.join(ADDON_SUFFIXES)}"
+        )
 
 
 def named_files(name: str, files: Mapping[str, Path], folders: Sequence[Path], kind: str, options: str) -> Path:

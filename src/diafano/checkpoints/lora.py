@@ -13,7 +13,7 @@ from typing import Final
 
 from torch import Tensor
 
-from diafano.checkpoints.addon_files import hash_of, named_files
+from diafano.checkpoints.addon_files import hash_of, named_files, note_nothing_in
 from diafano.checkpoints.reading import listed, read_file
 from diafano.errors import UserError, note
 from diafano.families.family import Family
@@ -92,6 +92,7 @@ class LoraFiles:
         for folder in folders:
             if not folder.is_dir():
                 raise UserError(f"there is no folder {str(folder)!r} of LoRAs: check the name")
+            note_nothing_in(folder, "LoRA")
         self.files = {name: Path(path) for name, path in (files or {}).items()}
         for path in self.files.values():
             if not path.is_file():

@@ -19,6 +19,7 @@ from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
 from diafano.engine.devices import fastest_layout
 from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError
+from diafano.files import read_text
 
 VARIANTS = ("", "fp16")
 """Diffusers' names for copies of the same weights: the plain one, and ``model.fp16.safetensors``."""
@@ -56,7 +57,7 @@ FAULTS = {
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the model folder is incomplete, fetch it again") from None
     except (OSError, ValueError) as error:

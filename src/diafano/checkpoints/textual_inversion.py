@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diafano.checkpoints.addon_files import files_in, hash_of
+from diafano.checkpoints.addon_files import files_in, hash_of, note_nothing_in
 from diafano.checkpoints.pickles import is_pickle, read_pickle
 from diafano.checkpoints.reading import listed, read_safetensors
 from diafano.errors import UserError, note
@@ -53,7 +53,7 @@ def add_embedding(
         called = {name} if name is not None else {path.stem, word} if len(words) == 1 else {word}
         ids = encoder.token_embedding.add(vectors)
         for one in sorted(called - {"", A1111_TENSOR}):
-            tokenizer.added.add(one, ids)
+            tokenizer.added.add(one, ids, path, names_file=one in (name, path.stem))
             model.addons.words[one.lower()] = (path.stem, hash_of(path))
             names.append(one)
     return names
@@ -74,6 +74,7 @@ def add_embeddings(
             add_embedding(model, source, allow_partial=allow_partial)
         else:
             misfits = []
+            note_nothing_in(Path(source), "textual inversion")
             for path in files_in(Path(source)):
                 try:
                     add_embedding(model, path, allow_partial=allow_partial)

@@ -41,7 +41,10 @@ class PictureFiles:
     ] = None
     mask: Annotated[
         Path | None,
-        typer.Option(help="Picture of its size, white where it is drawn anew, black elsewhere.", metavar="PICTURE"),
+        typer.Option(
+            help="Picture of its shape, white or painted where it is drawn anew, black or transparent elsewhere.",
+            metavar="PICTURE",
+        ),
     ] = None
 
 
@@ -87,7 +90,7 @@ def generate(options: Options) -> None:
     with bar() as progress:
         with starting():
             import diafano
-            from diafano.pictures.files import read_picture
+            from diafano.pictures.files import read_mask, read_picture
 
         targets, addons = options.targets, options.addons
         axes = options.experiment.axes(options.prompt, targets)
@@ -97,7 +100,8 @@ def generate(options: Options) -> None:
         targets.check(pictures=folder is None)
         recorded, settings = restored(options)
         files = options.pictures
-        image, mask = (None if path is None else read_picture(path) for path in (files.image, files.mask))
+        image = None if files.image is None else read_picture(files.image)
+        mask = None if files.mask is None else read_mask(files.mask)
         with starting():
             model = diafano.load(options.loading.model, **options.loading.arguments(), **addons.loading())
         was = {} if recorded is None else recorded.addons
@@ -126,13 +130,16 @@ def restored(options: Options) -> "tuple[Recorded | None, Settings]":
     """What the picture to draw again says, and the settings with what was typed instead of what it says."""
     if options.redrawn is None:
         return None, options.settings
-    from diafano.pictures.files import read_parameters
+    from diafano.pictures.files import read_parameters, read_texts
+    from diafano.pictures.infotext import program_of
     from diafano.request.recorded import from_infotext, with_overrides, without_picture
 
     text = read_parameters(options.redrawn)
     if text is None:
+        other = program_of(read_texts(options.redrawn))
+        whose = "no settings" if other is None else f"settings of {other}, not of A1111,"
         raise UserError(
-            f"the picture {str(options.redrawn)!r} carries no settings to draw it again with: type them yourself"
+            f"the picture {str(options.redrawn)!r} carries {whose} to draw it again with: type them yourself"
         )
     recorded = from_infotext(text)
     if options.pictures.image is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from diafano.files import cache_folder
+from diafano.files import cache_folder, lines_of
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
@@ -151,7 +151,7 @@ def tiles_work(library: Path) -> bool:
 
 def openmp() -> str:
     """The file of the OpenMP library in this process, which is torch's."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in lines_of(Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")):
         file = line.split(maxsplit=5)[-1]
         if Path(file).name.startswith(("libgomp", "libomp", "libiomp")):
             return file

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from diafano.files import lines_of
+
 # Parameters of glibc's mallopt(3); their numbers are part of its binary interface (malloc.h).
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
@@ -77,7 +79,8 @@ class MappedFiles:
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
         maps = Path("/proc/self/maps")
-        for line in maps.read_text().splitlines() if maps.is_file() else ():
+        text = maps.read_text(encoding="utf-8", errors="replace") if maps.is_file() else ""
+        for line in lines_of(text):
             fields = line.split(maxsplit=5)  # addresses, permissions, offset, device, inode, path
             if fields[4] != "0":
                 start, end = (int(address, 16) for address in fields[0].split("-"))

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from diafano.errors import UserError
 from diafano.files import whole_file
+from diafano.pictures.masks import as_mask
 from diafano.pictures.metadata import FORMATS, PARAMETERS, _comment_text, metadata
 from diafano.pictures.pixels import _as_rgb
 
@@ -53,6 +54,18 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise
     except Exception as error:  # Pillow's readers meet broken data with whatever error it happens to cause
         raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+
+
+def read_mask(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file as a mask, upright and grey: see `masks.as_mask`. Raises UserError as `read_picture` does."""
+    image = _open(path)
+    try:
+        with image:
+            return as_mask(ImageOps.exif_transpose(image), f"the mask {str(path)!r}")
+    except UserError:
+        raise
+    except Exception as error:  # as in read_picture
+        raise UserError(f"the mask {str(path)!r} is broken ({error}): replace it or leave it out") from error
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters: str | None = None) -> None:
@@ -104,10 +117,16 @@ def read_parameters(path: str | os.PathLike[str]) -> str | None:
     return _comment_text(comment)
 
 
-# ---- pixels
-
-
-# ---- settings
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """All texts that a picture file carries, by their names. Raises UserError as `read_parameters` does."""
+    try:
+        with _open(path) as image:
+            image.load()
+            return {str(name): text for name, text in image.info.items() if isinstance(text, str)}
+    except UserError:
+        raise
+    except Exception as error:  # as in read_picture
+        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
 
 
 # ---- inside Pillow

@@ -5,13 +5,14 @@
     Negative prompt: blurry                             left out when it is empty
     Steps: 20, Sampler: DPM++ 2M, CFG scale: 7, ...     the settings
 
-`infotext` writes it and `parse_infotext` takes it apart again.
+`infotext` writes it and `parse_infotext` takes it apart again. JSON, and lines of a prompt that have colons, look much
+like it: a line holds settings if it begins with one that is known, see `KNOWN`.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NEGATIVE = "Negative prompt:"
 EXACT_PROMPT, EXACT_NEGATIVE = "Exact prompt", "Exact negative prompt"
@@ -21,7 +22,27 @@ PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 """A1111's own pattern of ``Key: value``, with a longest key, so that no text takes long to read."""
 
 FEWEST_PAIRS = 3
-"""A last line with fewer settings is part of the prompt."""
+"""A line with fewer settings is part of the prompt."""
+
+FIRST = "Steps"
+"""What all programs write first; a line that begins with another known setting needs two that are known."""
+KNOWN = frozenset(
+    {FIRST, "Sampler", "Schedule type", "CFG scale", "CFG Scale", "Guidance Scale", "Seed", "Size", "Model hash"}
+    | {"Model", "VAE hash", "VAE", "Denoising strength", "Clip skip", "Hires upscale", "Hires upscaler", "ENSD"}
+    | {"Variation seed", "Batch size", "Batch pos", "Eta", "RNG", "Tiling", "Lora hashes", "TI hashes", "Version"}
+)
+"""Names of settings that A1111 and its kin write, enough of them to know the line by."""
+
+PROGRAMS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("ComfyUI", frozenset({"workflow", "class_type"})),
+    ("InvokeAI", frozenset({"invokeai_metadata", "invokeai_graph", "sd-metadata", "positive_prompt"})),
+    ("SwarmUI", frozenset({"sui_image_params"})),
+    ("Fooocus", frozenset({"fooocus_scheme", "adm_guidance", "base_model_hash"})),
+    ("Easy Diffusion", frozenset({"use_stable_diffusion_model", "num_inference_steps"})),
+    ("NovelAI", frozenset({"uc", "request_type", "signed_hash"})),
+    ("Draw Things", frozenset({"seedMode", "seed_mode"})),
+)
+"""Other programs, and names by which their JSON, or what they call their texts, is known."""
 
 
 class Infotext(NamedTuple):
@@ -52,15 +73,66 @@ def infotext(prompt: str, negative: str, settings: Mapping[str, object]) -> str:
 
 def parse_infotext(text: str) -> Infotext:
     """What `infotext` wrote, and what A1111 and its kin write; `settings` is empty where there are none."""
-    *lines, last = text.rstrip().split("\n")
-    pairs: list[tuple[str, str]] = PAIR.findall(last)
-    if len(pairs) < FEWEST_PAIRS:
-        lines, pairs = [*lines, last], []
-    settings = {key: _unquoted(value) for key, value in pairs}
+    lines, line, _ = _taken_apart(text)
+    settings = {key: _unquoted(value) for key, value in PAIR.findall(line)}
     first_negative = next((number for number, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     prompt = "\n".join(lines[:first_negative])
     negative = "\n".join(lines[first_negative:]).removeprefix(NEGATIVE).removeprefix(" ")
     return Infotext(settings.pop(EXACT_PROMPT, prompt), settings.pop(EXACT_NEGATIVE, negative), settings)
+
+
+def unread(text: str) -> list[str]:
+    """What stands among the settings but is none, as ``Key: value``, and the lines behind them."""
+    _, line, behind = _taken_apart(text)
+    found: list[str] = []
+    said: set[str] = set()
+    at = 0
+    for match in PAIR.finditer(line):
+        found.append(line[at : match.start()])
+        if match[1] in said:
+            found.append(f"{match[1]}: more than once")
+        said.add(match[1])
+        at = match.end()
+    found += [line[at:], *behind]
+    return [one.strip(", ") for one in found if one.strip(", ")]
+
+
+def program_of(texts: Mapping[str, str]) -> str | None:
+    """Which other program wrote a picture's texts, by their names; None where that is not known."""
+    names = set(texts)
+    for text in texts.values():
+        names |= _names_in(_json(text))
+    return next((program for program, marks in PROGRAMS if names & marks), None)
+
+
+def _taken_apart(text: str) -> tuple[list[str], str, list[str]]:
+    """The lines before the settings, the last line of settings ("" where there is none), and those behind it."""
+    lines = text.rstrip().split("\n")
+    if isinstance(_json(text), dict | list):
+        return lines, "", []
+    for place in range(len(lines) - 1, -1, -1):
+        keys = [key for key, _ in PAIR.findall(lines[place])]
+        known = [key for key in keys if key in KNOWN]
+        if len(keys) >= FEWEST_PAIRS and keys[0] in KNOWN and (keys[0] == FIRST or len(known) > 1):
+            return lines[:place], lines[place], lines[place + 1 :]
+    return lines, "", []
+
+
+def _json(text: str) -> Any:
+    """The text as JSON; None where it is none."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _names_in(found: Any, depth: int = 3) -> set[str]:
+    """The names in an object, and in those within it."""
+    if depth == 0 or not isinstance(found, dict):
+        return set()
+    return set(found).union(*(_names_in(inner, depth - 1) for inner in found.values()))
 
 
 def _quoted(value: object) -> str:

@@ -9,22 +9,74 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 from torch import Tensor
 
-from diafano.errors import UserError
+from diafano.errors import UserError, note
+from diafano.pictures.pixels import as_rgb
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels; the last two lie outside."""
+
+HALF = 128
+"""From this value on, of 255, a mask counts as white, and a pixel as seen."""
 
 FILL_RADII = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 """Radii of blurring, each laid so many times over the ones before: far pixels' colours first, near ones' on top."""
 
 
+def as_mask(picture: Image.Image, name: str = "the mask") -> Image.Image:
+    """Any mode of Pillow's -> a mask: grey values as they are; where the picture is transparent, as it is meant.
+
+    On a transparent ground all that is painted is drawn anew, whatever its colour, as in A1111; a mask in black and
+    white keeps what it lacks; and of a picture from which something was erased that is drawn anew, as in ComfyUI and
+    at OpenAI. `name` is what errors and notes call it.
+    """
+    if picture.mode == "F":
+        values = np.asarray(picture)
+        if np.nanmin(values) >= 0.0 and np.nanmax(values) <= 1.0:
+            return Image.fromarray(np.round(np.nan_to_num(values) * 255.0).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return as_rgb(picture, name).convert("L")
+    whole = picture.convert("RGBA")
+    alpha = np.asarray(whole.getchannel("A"))
+    seen = alpha >= HALF
+    if seen.all():
+        return as_rgb(whole, name).convert("L")
+    grey = np.asarray(whole.convert("RGB").convert("L"))
+    if not seen.any() or (grey[seen] >= HALF).all():
+        return Image.fromarray(alpha)
+    if _is_black_and_white(np.asarray(whole)[seen][:, :3]):
+        return Image.fromarray(np.where(seen, grey, 0).astype(np.uint8))
+    edge = np.concatenate([seen[0], seen[-1], seen[:, 0], seen[:, -1]])
+    if edge.mean() > 0.5:
+        note(f"{name} is a picture from which something was erased: that is what is drawn anew")
+        return ImageOps.invert(Image.fromarray(alpha))
+    return Image.fromarray(alpha)
+
+
+def _is_black_and_white(colours: NDArray[np.uint8]) -> bool:
+    """Whether there is both, and next to nothing between."""
+    dark, bright = (colours.max(axis=1) < 32), (colours.min(axis=1) >= 224)
+    return bool(dark.any() and bright.any() and (dark | bright).mean() > 0.9)
+
+
 def hard(mask: Image.Image, *, inverted: bool = False) -> Image.Image:
     """Any picture as a mask of 0 and 255: what is at least half as bright as white, or, inverted, everything else."""
-    grey = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
+    grey = as_mask(mask).point(lambda value: 255 if value >= HALF else 0)
     return ImageOps.invert(grey) if inverted else grey
+
+
+def tell_of(mask: Image.Image, *, inverted: bool = False) -> None:
+    """Note where a mask, `inverted` already, leaves nothing or everything to be drawn."""
+    values = np.asarray(mask)
+    least, most = int(values.min()), int(values.max())
+    stays, drawn = ("white", "black") if inverted else ("black", "white")
+    if most == 0:
+        note(f"the mask is empty ({stays} everywhere), so nothing is drawn anew: make {drawn} what is to be drawn")
+    elif least == 255:
+        note(f"the mask is full ({drawn} everywhere), so all is drawn anew: make {stays} what is to stay")
 
 
 def softened(mask: Image.Image, radius: float) -> Image.Image:

@@ -34,9 +34,9 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(values.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
-def as_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode of Pillow's -> RGB, as `read_picture` has it."""
-    return _as_rgb(picture, "the picture")
+def as_rgb(picture: Image.Image, name: str = "the picture") -> Image.Image:
+    """Any mode of Pillow's -> RGB, as `read_picture` has it; `name` is what errors call it."""
+    return _as_rgb(picture, name)
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:

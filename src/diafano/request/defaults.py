@@ -96,7 +96,7 @@ def image_to_image_settings(
 ) -> Settings:
     """The settings with what follows from the picture where they leave it open: the size to draw, strength, blur.
 
-    Raises UserError for settings that need a mask where there is none, and for a mask of another size.
+    Raises UserError for settings that need a mask where there is none, and for a mask of another shape.
     """
     if settings.get("hires") is not None or settings.get("hires_size") is not None:
         raise UserError("a second pass follows a picture drawn from text: leave out the image, or hires")
@@ -110,10 +110,10 @@ def image_to_image_settings(
         ]
         if needless:
             raise UserError(f"{', '.join(needless)}: that is for a mask, so give one, or leave it out")
-    elif mask.size != picture.size:
+    elif not _same_shape(mask.size, picture.size):
         raise UserError(
             f"the mask has {mask.size[0]}x{mask.size[1]} pixels and the picture {picture.size[0]}x{picture.size[1]}:"
-            " make them of one size"
+            " make them of one shape"
         )
     width, height = picture.size
     if sides is not None:
@@ -126,3 +126,8 @@ def image_to_image_settings(
     if settings.get("strength") is None:
         given["strength"] = STRENGTH if sides is None else 1.0  # nothing of the repeated edges is to stay
     return given
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether a picture of the first size, scaled to the second's height, has its width but for a pixel's rounding."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(one[1], other[1])

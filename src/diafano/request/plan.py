@@ -66,9 +66,9 @@ class Plan:
         """What the network is told of the request's texts in each step of a pass."""
         request, program = self.request, self.program
         prompt, skip = without_tags(request.prompt), request.clip_skip
-        if program.weighting == "a1111":
-            always = partial(encode, skip=skip, negative=False)
-            return prompts_of_steps(prompt, request.negative, one.run.steps, always, one.steps_before)
+        if program.weighting in ("a1111", "diafano"):
+            always, exact = partial(encode, skip=skip, negative=False), program.weighting == "a1111"
+            return prompts_of_steps(prompt, request.negative, one.run.steps, always, one.steps_before, exact=exact)
         positive = encode(prompt, skip=skip, negative=False)
         negative = encode(request.negative, skip=skip if program.skips_in_negative else 1, negative=True)
         return [StepPrompts(((positive, 1.0),), negative)] * one.run.steps

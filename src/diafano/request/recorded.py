@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError, checked
-from diafano.pictures.infotext import infotext, parse_infotext
+from diafano.pictures.infotext import infotext, parse_infotext, program_of, unread
 from diafano.pictures.upscaling import find_upscaler
 from diafano.request.programs.table import find_program
 from diafano.request.request import Request, Settings, split_sampler_name
@@ -92,8 +92,11 @@ def from_infotext(text: str) -> Recorded:
     """The request that a picture's text tells of. Raises UserError where it tells of none, or of an impossible one."""
     found = parse_infotext(text)
     if not found.settings:
+        other = program_of({"": text})
+        whose = "" if other is None else f", it is {other}'s"
         raise UserError(
-            f"the picture's text {_shown(text)!r} holds no settings: give a picture that diafano or A1111 has drawn"
+            f"the picture's text {_shown(text)!r} holds no settings of A1111's{whose}: give a picture that diafano or"
+            " A1111 has drawn"
         )
     pairs = found.settings
     ours = pairs.get("Version", "").startswith("diafano ")
@@ -116,6 +119,7 @@ def from_infotext(text: str) -> Recorded:
     ignored = _mend_hires(pairs, settings) + _mend_sampler(pairs, settings) + unknown
     addons = {key: value for key, value in pairs.items() if key in ADDONS or key.startswith(CONTROLS)}
     ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD | addons.keys()]
+    ignored += map(_shown, unread(text))
     model = pairs.get("Model", f"hash {pairs['Model hash']}" if "Model hash" in pairs else None)
     return Recorded(found.prompt, settings, model, tuple(ignored), addons)
 
@@ -181,8 +185,12 @@ def _mend_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[st
         try:
             apart = split_sampler_name({"sampler": settings.pop("sampler")})
             sampler = find_sampler(str(apart["sampler"]))
-        except UserError:
-            return [f"Sampler: {_shown(pairs['Sampler'])}"]
+        except UserError:  # then what was said of how it runs means nothing either
+            keys = ["Sampler", *(["Schedule type"] if "Schedule type" in pairs else [])]
+            for option in SamplerOptions.model_fields:
+                if settings.pop(option, None) is not None:
+                    keys += [text.key for text in SETTINGS[option].setting.texts if text.key in pairs]
+            return [f"{key}: {_shown(pairs[key])}" for key in keys]
         settings |= apart
         for option in SamplerOptions.model_fields:
             if option in settings and option not in sampler.options:

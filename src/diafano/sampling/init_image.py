@@ -22,7 +22,7 @@ from diafano.engine.tiles import encode
 from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.conditioning import Conditioning, Network
 from diafano.networks.tileable import tileable
-from diafano.pictures.masks import Window, filled, hard, softened, window_around
+from diafano.pictures.masks import Window, as_mask, filled, hard, softened, tell_of, window_around
 from diafano.pictures.outpainting import enlarged
 from diafano.pictures.pixels import as_rgb, fit, to_pixels
 from diafano.pictures.sides import Sides
@@ -102,12 +102,15 @@ def init_image(
 ) -> InitImage:
     """`picture` as a start for pictures of `size` (width, height), see `encode_init_image`.
 
-    `mask` may have any mode and soft edges; with `inverted` its black is drawn anew. `outpaint` is what is added on
-    each side, in pixels; `axes` are those along which the picture continues at its opposite edge (`tileable`).
+    `mask` may have any mode, any size and soft edges; with `inverted` its black is drawn anew. `outpaint` is what is
+    added on each side, in pixels; `axes` are those along which the picture continues at its opposite edge (`tileable`).
     """
     picture = as_rgb(picture)
     if mask is not None:
-        mask = hard(as_rgb(mask), inverted=inverted)
+        if mask.size != picture.size:
+            mask = as_mask(mask).resize(picture.size, Image.Resampling.BOX)
+        mask = hard(mask, inverted=inverted)
+        tell_of(mask, inverted=inverted)
     if outpaint is not None:
         picture, mask = enlarged(picture, outpaint, mask)
     with tileable(axes):

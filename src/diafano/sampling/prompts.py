@@ -61,10 +61,12 @@ class StepPrompts:
         return guided
 
 
-def prompts_of_steps(prompt: str, negative: str, steps: int, encode: Encode, before: int = 0) -> list[StepPrompts]:
+def prompts_of_steps(
+    prompt: str, negative: str, steps: int, encode: Encode, before: int = 0, *, exact: bool = False
+) -> list[StepPrompts]:
     """What A1111's syntax says for each step, of a second pass after so many steps `before`.
 
-    Equal texts are encoded once.
+    Equal texts are encoded once. `exact` is `a1111_syntax`'s.
     """
     known: dict[str, Conditioning] = {}
 
@@ -73,9 +75,9 @@ def prompts_of_steps(prompt: str, negative: str, steps: int, encode: Encode, bef
             known[text] = encode(text)
         return known[text]
 
-    parts = composition(prompt)
-    texts = list(zip(*(at_steps(part.text, steps, before) for part in parts), strict=True))
-    negatives = at_steps(negative, steps, before)
+    parts = composition(prompt, exact=exact)
+    texts = list(zip(*(at_steps(part.text, steps, before, exact=exact) for part in parts), strict=True))
+    negatives = at_steps(negative, steps, before, exact=exact)
     made: dict[tuple[tuple[str, ...], str], StepPrompts] = {}
     run = []
     for words, without in zip(texts, negatives, strict=True):

@@ -1,4 +1,4 @@
-r"""What a prompt says beside its words: A1111's syntax, read as literally as A1111 reads it; nothing is ever an error.
+r"""What a prompt says beside its words, in A1111's syntax; nothing is ever an error.
 
     prompt    := part (" AND " part [":" number])*      pictures of several prompts at once (`composition`)
     part      := (edit | swap | emphasis | plain)*
@@ -9,22 +9,33 @@ r"""What a prompt says beside its words: A1111's syntax, read as literally as A1
 
 Read in this order: the prompt falls into parts at AND, a part is one text for each step, and each such text is a list
 of pieces with weights. A bracket that nothing closes, or that closes nothing, is taken as A1111 takes it.
+
+`exact` reads all prompts as A1111 does. Otherwise a few are read as their authors mean them, which A1111 takes amiss:
+
+                                        A1111                             otherwise
+    a bar outside brackets              makes all edits plain text        is a letter
+    letters behind an edit, [a:b:1]::   may make it plain text            leave it an edit
+    a number behind a prompt alone      is its weight ("a cat:0" is      is text
+                                        drawn as the negative prompt)
+    BREAK inside brackets               is a word of negative weight      begins a new chunk
+    a BREAK at the end                  says nothing                      begins an empty chunk
 """
 
 import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from diafano.text_encoder.a1111_grammar import nodes_of
+from diafano.text_encoder.prompt_edits import DEEPEST, NUMBER, Edit, Nodes, Swap, spoken
+
 ROUND, SQUARE = 1.1, 1 / 1.1
 """What a pair of brackets without a number multiplies the weight of its words with."""
-DEEPEST = 100
-"""Edits and swaps inside more brackets than this are taken as plain text."""
 
 _TOKEN = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _AND = re.compile(r"\bAND\b")
 _AND_WEIGHT = re.compile(r"^((?:\s|.)*?)(?:\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+)))?\s*$")
-_WHEN = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*")
+_WHEN = re.compile(rf"\s*{NUMBER}\s*")
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,10 @@ class Piece:
     weight: float = 1.0
 
 
+BREAK = Piece("BREAK", -1.0)
+"""Stands where a new chunk begins."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One prompt of a composition."""
@@ -43,13 +58,13 @@ class Part:
     weight: float = 1.0
 
 
-def composition(prompt: str) -> list[Part]:
+def composition(prompt: str, *, exact: bool = False) -> list[Part]:
     """The prompts between the ANDs, each with the number after its last colon as weight (1 if there is none).
 
-    A prompt without AND is one part as it stands, whatever numbers it has.
+    A prompt without AND is one part as it stands, whatever numbers it has, unless it is read as A1111 does.
     """
     texts = _AND.split(prompt)
-    if len(texts) == 1:
+    if len(texts) == 1 and not exact:
         return [Part(prompt)]
     parts = []
     for text in texts:
@@ -59,23 +74,53 @@ def composition(prompt: str) -> list[Part]:
     return parts
 
 
-def weighted(text: str) -> list[list[Piece]]:
+def weighted(text: str, *, exact: bool = False) -> list[list[Piece]]:
     """The text's pieces with their weights, a list for each stretch between BREAKs; never empty.
 
     >>> weighted("a (big:1.3) [old] house")
     [[Piece(text='a ', weight=1.0), Piece(text='big', weight=1.3), ...]]
     """
-    pieces: list[tuple[str | None, float]] = []  # None stands for BREAK
+    stretches: list[list[Piece]] = [[]]
+    for piece in a1111_pieces(text) if exact else _pieces(text):
+        if piece is BREAK or (exact and piece == BREAK):
+            stretches.append([])
+        elif piece.text and stretches[-1] and stretches[-1][-1].weight == piece.weight:
+            stretches[-1][-1] = Piece(stretches[-1][-1].text + piece.text, piece.weight)
+        elif piece.text:
+            stretches[-1].append(piece)
+    return [stretch or [Piece("")] for stretch in stretches]
+
+
+def a1111_pieces(text: str) -> list[Piece]:
+    """The text's pieces as A1111 has them, neighbours of one weight joined; `BREAK` where a new chunk begins.
+
+    Inside brackets a BREAK is multiplied like any word, and then it is one: what begins a chunk has the weight -1.
+    """
+    joined: list[Piece] = []
+    for piece in _pieces(text, multiplied_break=True):
+        if joined and joined[-1].weight == piece.weight:
+            joined[-1] = Piece(joined[-1].text + piece.text, piece.weight)
+        else:
+            joined.append(piece)
+    return joined or [Piece("")]
+
+
+def _pieces(text: str, *, multiplied_break: bool = False) -> list[Piece]:
+    """The text's pieces, one a token; `BREAK` keeps its weight unless it is multiplied like all others."""
+    pieces: list[Piece] = []
     open_round: list[int] = []
     open_square: list[int] = []
 
     def multiply(first: int, factor: float) -> None:
-        pieces[first:] = [(words, weight * factor) for words, weight in pieces[first:]]
+        pieces[first:] = [
+            piece if piece is BREAK and not multiplied_break else Piece(piece.text, piece.weight * factor)
+            for piece in pieces[first:]
+        ]
 
     for match in _TOKEN.finditer(text):
         token, number = match.group(), match.group(1)
         if token.startswith("\\"):
-            pieces.append((token[1:], 1.0))
+            pieces.append(Piece(token[1:]))
         elif token == "(":
             open_round.append(len(pieces))
         elif token == "[":
@@ -89,30 +134,16 @@ def weighted(text: str) -> list[list[Piece]]:
         else:
             for index, words in enumerate(_BREAK.split(token)):
                 if index > 0:
-                    pieces.append((None, 1.0))
-                pieces.append((words, 1.0))
+                    pieces.append(BREAK)
+                pieces.append(Piece(words))
     for first in open_round:
         multiply(first, ROUND)
     for first in open_square:
         multiply(first, SQUARE)
-    return _stretches(pieces)
+    return pieces
 
 
-def _stretches(pieces: list[tuple[str | None, float]]) -> list[list[Piece]]:
-    """Neighbours of one weight joined, empty ones left out, and cut at BREAK."""
-    stretches: list[list[Piece]] = [[]]
-    for words, weight in pieces:
-        last = stretches[-1]
-        if words is None:
-            stretches.append([])
-        elif words and last and last[-1].weight == weight:
-            last[-1] = Piece(last[-1].text + words, weight)
-        elif words:
-            last.append(Piece(words, weight))
-    return [stretch or [Piece("")] for stretch in stretches]
-
-
-def at_steps(text: str, steps: int, before: int = 0) -> list[str]:
+def at_steps(text: str, steps: int, before: int = 0, *, exact: bool = False) -> list[str]:
     """The text of each step, from the first to the last: edits and swaps are carried out, emphasis stays as it is.
 
     ``[a:b:0.5]`` is a for the first half of the steps, ``[a:b:10]`` for the first 10, then b; ``[b:10]`` adds and
@@ -123,23 +154,10 @@ def at_steps(text: str, steps: int, before: int = 0) -> list[str]:
     """
     if "[" not in text:
         return [text] * steps
-    tree = _parse(text, 0, len(text), _partners(text))
-    return ["".join(_spoken(node, step, steps, before) for node in tree) for step in range(1, steps + 1)]
-
-
-@dataclass(frozen=True)
-class _Edit:
-    before: "_Nodes"
-    after: "_Nodes"
-    when: str
-
-
-@dataclass(frozen=True)
-class _Swap:
-    choices: "tuple[_Nodes, ...]"
-
-
-_Nodes = tuple["str | _Edit | _Swap", ...]
+    tree = nodes_of(text) if exact else _parse(text, 0, len(text), _partners(text))
+    if tree is None:
+        return [text] * steps
+    return ["".join(spoken(node, step, steps, before) for node in tree) for step in range(1, steps + 1)]
 
 
 def _partners(text: str) -> dict[int, int]:
@@ -162,9 +180,9 @@ def _partners(text: str) -> dict[int, int]:
     return partners
 
 
-def _parse(text: str, start: int, end: int, partners: dict[int, int]) -> _Nodes:
+def _parse(text: str, start: int, end: int, partners: dict[int, int]) -> Nodes:
     """The nodes of ``text[start:end]``."""
-    nodes: list[str | _Edit | _Swap] = []
+    nodes: list[str | Edit | Swap] = []
     at = start
     while at < end:
         close = partners.get(at)
@@ -178,19 +196,19 @@ def _parse(text: str, start: int, end: int, partners: dict[int, int]) -> _Nodes:
     return tuple(nodes)
 
 
-def _square(text: str, start: int, end: int, partners: dict[int, int]) -> _Nodes:
+def _square(text: str, start: int, end: int, partners: dict[int, int]) -> Nodes:
     """What stands from the "[" at `start` to the "]" at `end`: an edit, a swap, or its text with the brackets."""
     for separator in "|:":
         ends = [start, *_outside_brackets(text, separator, start + 1, end, partners), end]
         if len(ends) == 2:
             continue
         if separator == "|":
-            return (_Swap(tuple(_parse(text, a + 1, b, partners) for a, b in pairwise(ends))),)
+            return (Swap(tuple(_parse(text, a + 1, b, partners) for a, b in pairwise(ends))),)
         when = text[ends[-2] + 1 : end]
         if len(ends) in (3, 4) and _WHEN.fullmatch(when):
             before, after = ((start, start), *pairwise(ends))[-3:-1]
             return (
-                _Edit(
+                Edit(
                     _parse(text, before[0] + 1, before[1], partners),
                     _parse(text, after[0] + 1, after[1], partners),
                     when.strip(),
@@ -208,19 +226,6 @@ def _outside_brackets(text: str, wanted: str, start: int, end: int, partners: di
             found.append(at)
         at = partners.get(at, at + (text[at] == "\\")) + 1
     return found
-
-
-def _spoken(node: str | _Edit | _Swap, step: int, steps: int, before: int) -> str:
-    """The text of a node in that step, from 1, of a pass after so many steps before."""
-    if isinstance(node, str):
-        return node
-    if isinstance(node, _Swap):
-        chosen = node.choices[(step - 1) % len(node.choices)]
-    else:
-        share = float(node.when)
-        when = min(steps, int((share - (before > 0)) * steps if "." in node.when else share - before))
-        chosen = node.before if step <= when else node.after
-    return "".join(_spoken(inner, step, steps, before) for inner in chosen)
 
 
 def _is_number(text: str) -> bool:

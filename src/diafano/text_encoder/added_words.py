@@ -6,35 +6,66 @@ Such a word stands for one or several vectors in the place of token embeddings. 
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 
 import torch
 from torch import Tensor, nn
+
+PREFIX = "embedding:"
+"""What ComfyUI wants before the name of an added word's file."""
+ENDINGS = (".safetensors", ".pt", ".bin")
+"""How such files end."""
 
 _BOUNDARY = r"[^\W_]"
 """Next to a name that begins or ends with a letter or digit, none of these may stand: "cat" is not in "catalogue"."""
 
 
 class AddedWords:
-    """Names and the ids that they stand for."""
+    """Names and the ids that they stand for.
+
+    A prompt may call an added word as its file is called, or as a word within the file is; A1111 and ComfyUI know the
+    file's name alone (`of_file`).
+    """
 
     def __init__(self) -> None:
         self._ids: dict[str, list[int]] = {}
+        self._files: dict[str, list[int]] = {}
         self._pattern: re.Pattern[str] | None = None
         self.spelling: dict[int, str] = {}
-        """Id -> the word that it belongs to."""
+        """Id -> the word that it belongs to, as its file is called if that is a word too."""
         self.inner: set[int] = set()
         """Ids that continue a word: before them no text can be cut."""
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._ids
 
-    def add(self, name: str, ids: list[int]) -> None:
-        """From now on `name` is read as these ids, in upper and lower case alike."""
+    def add(self, name: str, ids: list[int], file: PurePath | None = None, *, names_file: bool = True) -> None:
+        """From now on `name` is read as these ids, in upper and lower case alike.
+
+        `file` is where it comes from, for a name with an ending or a folder; `names_file` False: only a word within.
+        """
         self._ids[name.lower()] = ids
+        if names_file:
+            self._files[(name if file is None else (file.parent / f"{name}{file.suffix}").as_posix()).lower()] = ids
         self.inner |= set(ids[1:])
-        self.spelling |= dict.fromkeys(ids, name)
+        known = self.spelling.keys() & set(ids)
+        if names_file or not known:
+            self.spelling |= dict.fromkeys(ids, name)
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(_alone, longest_first)), re.IGNORECASE)
+
+    @property
+    def files(self) -> dict[str, list[int]]:
+        """The files' names, in lower case and without folder and ending, and their ids."""
+        return {_without_ending(file).rpartition("/")[2]: ids for file, ids in self._files.items()}
+
+    def of_file(self, name: str) -> list[int] | None:
+        """The ids of the file of that name, with its ending or without, with some of its folders or without."""
+        asked = name.lower()
+        for file, ids in self._files.items():
+            if any(known == asked or known.endswith(f"/{asked}") for known in (file, _without_ending(file))):
+                return ids
+        return None
 
     def split(self, text: str) -> Iterator[tuple[str, list[int] | None]]:
         """The text in its order: what is no added word as it stands (None), and each added word with its ids."""
@@ -79,11 +110,20 @@ class TokenEmbedding(nn.Embedding):
 
 
 def _alone(name: str) -> str:
-    """A pattern of the name where it stands alone; ComfyUI writes "embedding:" before it."""
+    """A pattern of the name where it stands alone, or as ComfyUI writes it: "embedding:" before it, its ending behind.
+
+    Of a file's ending no word is left, which would be drawn.
+    """
     before = rf"(?<!{_BOUNDARY})" if re.match(_BOUNDARY, name[0]) else ""
     after = rf"(?!{_BOUNDARY})" if re.match(_BOUNDARY, name[-1]) else ""
-    return rf"(?:\bembedding:)?{before}{re.escape(name)}{after}"
+    ending = "|".join(map(re.escape, ENDINGS))
+    return rf"\b{PREFIX}{re.escape(name)}(?:(?:{ending})\b|{after})|{before}{re.escape(name)}{after}"
 
 
 def _name(match: re.Match[str]) -> str:
-    return match.group().lower().removeprefix("embedding:")
+    name = match.group().lower()
+    return _without_ending(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else name
+
+
+def _without_ending(name: str) -> str:
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)

@@ -11,7 +11,8 @@ Square brackets, BREAK, AND and schedules are words. `a1111_syntax` is A1111's r
 import math
 from itertools import groupby, pairwise
 
-from diafano.text_encoder.a1111_syntax import DEEPEST, Piece
+from diafano.text_encoder.a1111_syntax import Piece
+from diafano.text_encoder.prompt_edits import DEEPEST
 
 ROUND = 1.1
 """What parentheses without a number multiply the weight around them with."""

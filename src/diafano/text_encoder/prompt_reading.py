@@ -49,12 +49,13 @@ class PartRead:
 
 def read_prompt(prompt: str, tokenizer: Tokenizer, weighting: Weighting | None, steps: int) -> list[PartRead]:
     """What the prompt says for a run of so many steps, read with A1111's syntax, ComfyUI's, or none (None)."""
-    if weighting != "a1111":
+    exact = weighting == "a1111"
+    if weighting not in ("a1111", "diafano"):
         return [PartRead(1.0, (_text_read(prompt, range(1, steps + 1), tokenizer, weighting),))]
     parts = []
-    for part in composition(prompt):
+    for part in composition(prompt, exact=exact):
         holds: dict[str, list[int]] = {}
-        for step, text in enumerate(at_steps(part.text, steps), start=1):
+        for step, text in enumerate(at_steps(part.text, steps, exact=exact), start=1):
             holds.setdefault(text, []).append(step)
         texts = tuple(_text_read(text, when, tokenizer, weighting) for text, when in holds.items())
         parts.append(PartRead(part.weight, texts))

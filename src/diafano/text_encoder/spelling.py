@@ -1,11 +1,15 @@
 """Token ids -> words that people read, and what is said of words that do not fit."""
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
 
 from diafano.text_encoder.tokenizer import Tokenizer, byte_alphabet
 from diafano.text_encoder.tokenizer_files import END_OF_WORD
 
+LONGEST_SHOWN = 60
+"""Letters of a caption in a note."""
 _PRINTABLE = [ord(letter) for letter in byte_alphabet() if ord(letter) < 256]
 _BYTES = dict(
     zip(byte_alphabet(), [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)], strict=True)
@@ -19,6 +23,33 @@ def cut_note(tokenizer: Tokenizer, text: str) -> str | None:
     if cut == 0:
         return None
     return f"the last {cut} tokens of the prompt are left out, because {room} fit: {tokenizer.text_cut(text)!r}"
+
+
+def cut_captions_note(tokenizer: Tokenizer, captions: Sequence[str], ids: Tensor) -> str | None:
+    """What to tell of captions of which a part is not learnt, as they have more tokens than fit; None where all fit.
+
+    `ids` is what the tokenizer makes of the captions.
+    """
+    # Only a row that is full can be one that was cut.
+    full = ids[:, -1] == tokenizer.end_token
+    if tokenizer.pad_token == tokenizer.end_token:
+        full &= ids[:, -2] != tokenizer.end_token
+    cut = [
+        (caption, lost)
+        for caption in (captions[place] for place in full.nonzero().flatten().tolist())
+        if (lost := tokenizer.text_cut(caption))
+    ]
+    if not cut:
+        return None
+    caption, lost = cut[0]
+    return (
+        f"{len(cut)} of {len(captions)} captions have more than the {tokenizer.length - 2} tokens that are learnt; of"
+        f" {_shown(caption)!r} these words are lost: {_shown(lost)!r}"
+    )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def words(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:

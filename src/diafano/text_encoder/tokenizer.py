@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import tokenizers
 import torch
@@ -36,6 +37,10 @@ from diafano.text_encoder.tokenizer_files import (
     read_special_tokens,
     read_vocabulary,
 )
+
+Naming = Literal["any", "files", "none"]
+"""How a text calls added words: as their files or the words within them are called, "embedding:" before it or not; as
+their files are, token for token (A1111); or they are not looked for."""
 
 LENGTH = 77  # tokens per prompt, start and end included: what CLIP's text transformer was trained with
 
@@ -85,6 +90,7 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens)
         self.options = {} if options is None else dict(options)
         self.added = AddedWords()
+        self._spelled: dict[str, list[int]] = {}  # names of files of added words, and their ids if they were none
         self._backend = backend
         self.start_token = self._id_of(START_ROLE[kind])
         self.end_token = self._id_of(END_ROLE[kind])
@@ -137,12 +143,32 @@ class Tokenizer:
             rows.append(row + [self.pad_token] * (self.length - len(row)))
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, self.length)
 
-    def encode(self, text: str) -> list[int]:
-        """The text's own ids: no start, no end, no padding, nothing cut."""
+    def encode(self, text: str, naming: Naming = "any") -> list[int]:
+        """The text's own ids: no start, no end, no padding, nothing cut. `naming`: how added words are called."""
+        if naming != "any":
+            plain = self._encoding(text).ids
+            return self._with_files(plain) if naming == "files" else plain
         ids: list[int] = []
         for part, added in self._parts(text):
             ids += self._encoding(part).ids if added is None else added
         return ids
+
+    def _with_files(self, ids: list[int]) -> list[int]:
+        """The ids with added words in the place of their files' names: compared id by id, the longest first."""
+        named: dict[int, list[tuple[list[int], list[int]]]] = {}  # by the first id
+        for name, added in self.added.files.items():
+            if name not in self._spelled:
+                self._spelled[name] = self._encoding(name).ids
+            if spelled := self._spelled[name]:
+                named.setdefault(spelled[0], []).append((spelled, added))
+        found: list[int] = []
+        at = 0
+        while at < len(ids):
+            fitting = [pair for pair in named.get(ids[at], ()) if ids[at : at + len(pair[0])] == pair[0]]
+            spelled, added = max(fitting, key=lambda pair: len(pair[0]), default=([ids[at]], [ids[at]]))
+            found += added
+            at += len(spelled)
+        return found
 
     def tokens(self, text: str) -> list[str]:
         """The text's own tokens as the vocabulary spells them, one per id of ``encode``."""

@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from tokenizers.models import WordPiece
 
 from diafano.errors import UserError
+from diafano.files import read_text
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -53,7 +54,9 @@ def read_vocabulary(folder: Path) -> StoredVocabulary:
         vocabulary, merges = read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
         return StoredVocabulary("byte_pair", vocabulary, merges, _read_added(folder))
     if (folder / "vocab.txt").exists():
-        return StoredVocabulary("word_piece", WordPiece.read_file(str(folder / "vocab.txt")), [], _read_added(folder))
+        words = WordPiece.read_file(str(folder / "vocab.txt"))
+        vocabulary = {word.removeprefix("\ufeff"): number for word, number in words.items()}  # a byte-order mark
+        return StoredVocabulary("word_piece", vocabulary, [], _read_added(folder))
     path = folder / "tokenizer.json"
     if not path.exists():
         raise UserError(
@@ -93,7 +96,7 @@ def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     """merges.txt: a pair of tokens a line, in no token of which there is a blank."""
-    version, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    version, _, rest = read_text(path).partition("\n")
     text = rest if version.startswith("#version") else f"{version}\n{rest}"
     words = text.split()
     if len(words) != 2 * (text.rstrip("\n").count("\n") + 1 if words else 0):
@@ -133,7 +136,7 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if optional and not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
     if not isinstance(content, dict):

@@ -190,7 +190,7 @@ class Training:
             self.average.load(state["average"])
             self.step = int(state["step"])
         except Exception as error:  # torch raises many kinds; each means that this file is not this run's
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             raise UserError(
                 f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
             ) from error

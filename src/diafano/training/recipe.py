@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diafano.errors import UserError
+from diafano.files import read_text
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.tiny_decoder import TinyDecoderConfig
 from diafano.networks.unet import UNetConfig
@@ -223,7 +224,7 @@ def read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The recipe {path} cannot be read ({error}): check the path.") from None
     fields: Any

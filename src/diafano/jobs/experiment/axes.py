@@ -2,18 +2,22 @@
 
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from diafano.errors import UserError
+from diafano.files import lines_of, read_text
 from diafano.request.request import Settings
 
 MOST_AXES, MOST_CELLS = 3, 10_000
 NOT_VARIED = ("count", "batch_size", "batch_position")
 """Settings that say how many pictures there are; an experiment draws one for each of its cells."""
 PROMPT = "prompt"
+_JSON = re.compile(r'\s*\{\s*("[^"]*"\s*:|\}\s*$)')
+"""How a JSON object begins; a prompt may begin with a brace as well."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +77,24 @@ def axis_of(name: str, values: Sequence[Any]) -> Axis:
 def read_prompts(path: Path) -> Axis:
     """A file of prompts as an axis: one a line; or one JSON object a line, with "prompt" and whatever settings it has.
 
-    Empty lines are left out. Raises UserError, with the line, for what is neither.
+    Empty lines are left out. What the first line is, all are, but a whole JSON object with a prompt is one anywhere.
+    Raises UserError, with the line, for what is neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = lines_of(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no UTF-8 text"
         raise UserError(f"the prompts in {str(path)!r} cannot be read: {reason}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise UserError(f"the file {str(path)!r} has no prompts: write one a line")
-    if not numbered[0][1].lstrip().startswith("{"):
-        values: list[Mapping[str, Any]] = [{PROMPT: line.strip()} for _, line in numbered]
-    else:
-        values = [_json_line(line, f"line {number} of {str(path)!r}") for number, line in numbered]
+    all_json = _JSON.match(numbered[0][1]) is not None
+    values: list[Mapping[str, Any]] = [
+        _json_line(line, f"line {number} of {str(path)!r}")
+        if all_json or _is_prompt_in_json(line)
+        else {PROMPT: line.strip()}
+        for number, line in numbered
+    ]
     return Axis(PROMPT, tuple(values), tuple(str(value[PROMPT]) for value in values))
 
 
@@ -136,6 +144,16 @@ def _typed(text: str, kinds: set[Any]) -> Any:
             except ValueError:
                 continue
     return text
+
+
+def _is_prompt_in_json(line: str) -> bool:
+    if _JSON.match(line) is None:
+        return False
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and PROMPT in found
 
 
 def _json_line(line: str, where: str) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
     """What is written in the pictures that the folder has, and in which."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in FORMATS and path.name != GRID:
+        if path.suffix.lower() in FORMATS and path.name != GRID and not path.name.startswith("."):
             try:
                 text = read_parameters(path)
             except UserError:  # whatever it is, it is not one of these pictures

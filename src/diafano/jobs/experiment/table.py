@@ -27,7 +27,7 @@ def as_markdown(rows: Sequence[dict[str, str]], varied: Sequence[str]) -> str:
 def known_seconds(path: Path) -> dict[str, str]:
     """File -> how long it took, from a table that is there already; nothing from one that cannot be read."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return {row[FILE]: row[SECONDS] for row in csv.DictReader(file) if row.get(FILE) and row.get(SECONDS)}
     except (OSError, ValueError, KeyError, csv.Error):
         return {}

@@ -28,6 +28,7 @@ def a1111_grid(sampler: Sampler, name: str, process: Process, steps: int) -> lis
 
 A1111 = Program(
     "a1111",
+    weighting="a1111",
     strength_runs=StrengthRuns.SHARE_AND_ONE,
     second_pass_runs=StrengthRuns.OF_A_LONGER_RUN,
     paths=PathSpan.WHOLE_RUN,

@@ -95,7 +95,7 @@ class Program:
     """Whether CLIP skip goes for the negative prompt too."""
     guides_above_1: bool = False
     """Whether guidance below 1 is as 1, the prompt alone; otherwise it goes on, to the negative prompt alone at 0."""
-    weighting: Weighting | None = "a1111"
+    weighting: Weighting | None = "diafano"
     """How weights in a prompt are applied; None: a prompt has no syntax."""
     strength_runs: StrengthRuns = StrengthRuns.SHARE
     """What `part_of_run` runs of a picture's strength."""

@@ -2,16 +2,20 @@
 
 Either each picture has its caption beside it (``apple.png`` and ``apple.txt``), or one table names both:
 ``metadata.jsonl`` or ``metadata.csv`` with the columns ``file_name`` and ``text``, as Hugging Face's imagefolder reads.
+Folders within are searched too, linked ones as well; files and folders whose names begin with a dot are not.
 """
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from diafano.errors import UserError
+from diafano.files import files_below, lines_of, read_text
 from diafano.pictures.files import read_picture
 from diafano.pictures.pixels import fit
 from diafano.training.data.example import Example
@@ -55,7 +59,7 @@ class PictureFolder:
 
 def _from_captions_beside(folder: Path) -> Iterator[tuple[Path, str]]:
     """Pictures in order of their names, each with the text of the .txt file of the same stem."""
-    for picture in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
+    for picture in (path for path in files_below(folder) if path.suffix.lower() in SUFFIXES):
         text = picture.with_suffix(".txt")
         if not text.is_file():
             raise UserError(f"{picture} has no caption: write it into {text.name} beside it, or add a metadata.jsonl.")
@@ -65,14 +69,14 @@ def _from_captions_beside(folder: Path) -> Iterator[tuple[Path, str]]:
 def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
     """Pictures in the order of the table's rows."""
     rows = _csv_rows(table) if table.suffix == ".csv" else _json_rows(table)
-    root = table.parent.resolve()
     for number, row in rows:
         where = f"{table}, line {number}"
         name, text = row.get("file_name"), row.get("text")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no file_name: give file_name and text in each row.")
         picture = table.parent / name
-        if not picture.resolve().is_relative_to(root):
+        # By its name alone: a linked folder inside is inside.
+        if not Path(os.path.normpath(picture)).is_relative_to(os.path.normpath(table.parent)):
             raise UserError(f"{where} names {name!r}, which lies outside the folder: keep pictures inside it.")
         if not picture.is_file():
             raise UserError(f"{where} names {name!r}, which does not exist: add the picture or remove the row.")
@@ -80,7 +84,7 @@ def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _json_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(_text_of(table).splitlines(), 1):
+    for number, line in enumerate(lines_of(_text_of(table)), 1):
         if not line.strip():
             continue
         try:
@@ -93,7 +97,7 @@ def _json_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(_text_of(table).splitlines(keepends=True))
+    reader = csv.DictReader(io.StringIO(_text_of(table), newline=""))
     try:
         header = list(reader.fieldnames or ())
         if not {"file_name", "text"} <= set(header):
@@ -108,7 +112,7 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}): save it as UTF-8.") from error
 

@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diafano.checkpoints.parts import write_part
+from diafano.errors import note
 from diafano.families.folder_parts import CLIP
 from diafano.networks.layers import Downsample, ResidualBlock
 from diafano.pictures.pixels import grid, to_picture
 from diafano.text_encoder.clip import CLIPTextEncoder
+from diafano.text_encoder.spelling import cut_captions_note
 from diafano.text_encoder.tokenizer import train_byte_pair
 from diafano.training.examples import Examples, indices_of
 from diafano.training.losses import contrastive
@@ -81,6 +83,8 @@ class TextStage:
             }
         ).to(device)
         self.ids = self.tokenizer(self.examples.captions)
+        if (cut := cut_captions_note(self.tokenizer, self.examples.captions, self.ids)) is not None:
+            note(cut)
         self.mean_colours = self.examples.pixels.mean(axis=(1, 2), dtype=np.float32)  # (count, 3)
         self.words = weighted_words(self.ids, (self.tokenizer.start_token, self.tokenizer.end_token))
         self.held_out_ids = self.tokenizer(self.held_out.captions)

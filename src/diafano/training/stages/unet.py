@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.parts import read_part
 from diafano.engine.tiles import decode
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.families.folder_parts import AUTOENCODER, TEXT_ENCODERS, UNET
 from diafano.files import whole_file
 from diafano.networks.autoencoder import Autoencoder
@@ -28,6 +28,7 @@ from diafano.sampling.prompts import StepPrompts
 from diafano.sampling.run import RunPlan, run
 from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.spelling import cut_captions_note
 from diafano.text_encoder.tokenizer import Tokenizer
 from diafano.training.examples import Examples, generator_of, indices_of
 from diafano.training.initialise import silence_residual_branches
@@ -61,6 +62,8 @@ class UNetStage:
         examples = Examples.read(recipe.data)
         held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
         self.ids = self.tokenizer(examples.captions)
+        if (cut := cut_captions_note(self.tokenizer, examples.captions, self.ids)) is not None:
+            note(cut)
         self.empty = self.tokenizer([""])
         self.held_out_captions = held_out.captions
         self.held_out_ids = self.tokenizer(held_out.captions)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from diafano.errors import UserError
+from diafano.files import read_text
 from diafano.training.data.emoji.colours import TINTS
 from diafano.training.data.emoji.objects import OBJECTS, EmojiObject
 
@@ -84,7 +85,7 @@ class Sprites(Mapping[str, Image.Image]):
         """Read what ``save_sheet`` wrote: one picture with all sprites, and an index of names in reading order."""
         folder = Path(folder)
         try:
-            index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            index = json.loads(read_text(folder / _INDEX))
             edge, columns, names = int(index["edge"]), int(index["columns"]), [str(name) for name in index["names"]]
             with Image.open(folder / _SHEET) as picture:
                 sheet = picture.convert("RGBA")
@@ -193,7 +194,7 @@ def _find_font() -> Path:
     answer = subprocess.run(
         [tool, "--format", "%{file}\n", "Noto Color Emoji"], capture_output=True, text=True, check=False
     )
-    paths = sorted(line for line in answer.stdout.splitlines() if line)
+    paths = sorted(line for line in answer.stdout.split("\n") if line)
     if not paths:
         raise UserError(f"The font Noto Color Emoji is not installed: {remedy}.")
     return Path(paths[0])
