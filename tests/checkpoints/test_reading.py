@@ -102,7 +102,7 @@ def test_missing_and_broken_files_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         read_weights(tmp_path, "model")
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(UserError, match="cannot be read as safetensors"):
+    with pytest.raises(UserError, match="is a text that begins"):
         read_weights(tmp_path, "model")
     with pytest.raises(UserError, match="missing"):
         read_json(tmp_path / "config.json")

@@ -1,42 +1,28 @@
 """LoRA files, and folders of them: names of tensors -> updates of a model's layers.
 
-Read are kohya's names (``lora_unet_down_blocks_0_..._to_q.lora_down.weight``, LoCon's convolutions included), PEFT's
+Read are kohya's names (``lora_unet_down_blocks_0_..._to_q.lora_down.weight``, LyCORIS' kinds included), PEFT's
 (``unet.….to_q.lora_A.weight``) and diffusers' older ones (``….processor.to_q_lora.down.weight``). What a file holds
 and no layer of the model takes is an error that names it, never left out in silence.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of, named_files, note_nothing_in
-from diafano.checkpoints.reading import listed, read_file
+from diafano.checkpoints.lora_settings import Settings, read_settings
+from diafano.checkpoints.lora_tensors import by_layer, check_readable, spellings_of, updates_of
+from diafano.checkpoints.opening import is_file, is_folder
+from diafano.checkpoints.reading import listed, read_with_notes
 from diafano.errors import UserError, note
 from diafano.families.family import Family
-from diafano.networks.lora import Layer, Lora, MergedLoras, Strength, Update, layers_of
+from diafano.families.strangers import stranger
+from diafano.networks.lora import Layer, Lora, MergedLoras, Strength, layers_of
+from diafano.networks.lora_updates import Decomposed, Update
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.lora_tags import LoraTag
-
-ROLES: Final = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_mid.weight": "mid",
-    "alpha": "alpha",
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
-    "lora.down.weight": "down",
-    "lora.up.weight": "up",
-    "lora_linear_layer.down.weight": "down",
-    "lora_linear_layer.up.weight": "up",
-}
-"""How the names of a file's tensors end -> what the tensor is."""
-_OLD_PROCESSOR = re.compile(r"(?:processor\.)?(to_[qkv]|to_out)_lora\.(down|up)\.weight$")
 
 
 class Loras(MergedLoras):
@@ -90,12 +76,12 @@ class LoraFiles:
     ) -> None:
         """`files` goes before `folders`. Raises UserError for a folder or a file that is not there."""
         for folder in folders:
-            if not folder.is_dir():
+            if not is_folder(folder):
                 raise UserError(f"there is no folder {str(folder)!r} of LoRAs: check the name")
             note_nothing_in(folder, "LoRA")
         self.files = {name: Path(path) for name, path in (files or {}).items()}
         for path in self.files.values():
-            if not path.is_file():
+            if not is_file(path):
                 raise UserError(f"there is no file {path}: check the name")
         self.folders = folders
         self._allow_partial = allow_partial
@@ -115,56 +101,43 @@ class LoraFiles:
 def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_partial: bool = False) -> Lora:
     """The LoRA in a file, for a model of the family with these layers.
 
-    Raises UserError for tensors that no layer takes; with `allow_partial` they are told in a note.
+    Raises UserError for tensors that no layer takes, and for settings that are not known; with `allow_partial` they
+    are told in a note.
     """
-    updates, unmatched = match(read_file(path), layers, family, path)
+    tensors, notes = read_with_notes(path)
+    check_readable(tensors, path)
+    settings = read_settings(path, notes)
+    updates, unmatched = match(tensors, layers, family, path, settings)
+    if settings.refused:
+        _tell(
+            f"{path} was made with {listed(settings.refused)}, which cannot be done", "use another file", allow_partial
+        )
+    if settings.decomposed and not any(isinstance(update, Decomposed) for update in updates.values()):
+        raise UserError(f"{path} says that it is a DoRA and has no magnitudes: it is incomplete, fetch it again")
     if unmatched:
         said = f"{path} has {listed(unmatched)}, which no layer of this model takes"
-        if not allow_partial or not updates:
-            raise UserError(f"{said}: it was made for another kind of model, or say --allow-partial")
-        note(said)
+        what = stranger(tensors)
+        known = f"it is {what.partition(',')[0]}" if what and " for " in what else "it may be for another kind of model"
+        _tell(said, known, allow_partial and bool(updates))
     return Lora(updates, hash_of(path, without_header=True))
 
 
+def _tell(said: str, otherwise: str, allowed: bool) -> None:
+    if not allowed:
+        raise UserError(f"{said}: {otherwise}, or say --allow-partial")
+    note(said)
+
+
 def match(
-    tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], family: Family, path: Path
+    tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], family: Family, path: Path, settings: Settings
 ) -> tuple[dict[str, Update], list[str]]:
-    """Layer -> its update, and the names of the tensors that no layer takes. `path` is for what is said of errors."""
-    spellings = {spelling: layer for layer in layers for spelling in family.lora_spellings(layer)}
-    found: dict[str, dict[str, Tensor]] = {}
-    unmatched: list[str] = []
-    for name, tensor in tensors.items():
-        prefix, role = _split_fused_name(name)
-        layer = spellings.get(prefix)
-        if layer is None or role is None:
-            unmatched.append(name)
-        else:
-            found.setdefault(layer, {})[role] = tensor
-    updates = {}
+    """Tensor of the model -> its update, and the names of the tensors that no layer takes.
+
+    `path` is for what is said of errors, `settings` are what the file says outside of its tensors.
+    """
+    spellings = spellings_of(layers, family.lora_spellings)
+    found, spelled, unmatched = by_layer(tensors, spellings)
+    updates: dict[str, Update] = {}
     for layer, roles in found.items():
-        if "down" not in roles or "up" not in roles:
-            raise UserError(f"{path} has only {' and '.join(roles)} for {layer}: it is incomplete, fetch it again")
-        rank = len(roles["down"])
-        alpha = float(roles["alpha"]) if "alpha" in roles else float(rank)
-        update = Update(roles["down"], roles["up"], roles.get("mid"), alpha / max(rank, 1))
-        try:
-            update.delta(layers[layer].weight.shape)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{path} has matrices of another size for {layer} ({error}): it was made for another kind of model"
-            ) from None
-        updates[layer] = update
+        updates |= updates_of(layer, roles, layers, settings, spelled[layer], path)
     return updates, unmatched
-
-
-def _split_fused_name(name: str) -> tuple[str, str | None]:
-    """(layer as the file spells it, role) of a tensor's name; the role is None where the ending is not known."""
-    if old := _OLD_PROCESSOR.search(name):
-        before = name[: old.start()]
-        if before.endswith("self_attn."):  # the text encoder's, under the UNet's names
-            return before + {"to_out": "out_proj"}.get(old[1], f"{old[1][-1]}_proj"), old[2]
-        return before + {"to_out": "to_out.0"}.get(old[1], old[1]), old[2]
-    for ending, role in ROLES.items():
-        if name.endswith("." + ending):
-            return name[: -len(ending) - 1], role
-    return name, None

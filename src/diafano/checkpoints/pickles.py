@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from diafano.checkpoints.opening import check_content
 from diafano.errors import UserError
 
 SUFFIXES = (".ckpt", ".bin", ".pt", ".pth")
@@ -50,6 +51,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
     Raises UserError, one sentence, for what is no such file, is broken, or names a global that is not allowed.
     """
+    check_content(path, "pickle")
     try:
         is_archive = zipfile.is_zipfile(path)
         globals_named = _archive_globals(path) if is_archive else _legacy_globals(path)
@@ -65,8 +67,6 @@ def read_pickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}: check the name") from None
     except Exception as error:  # broken pickles raise whatever the opcode that they break at raises
         reason = re.sub(r"\s+", " ", str(error)).strip()[:160]
         raise UserError(
@@ -82,10 +82,14 @@ def read_pickled_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     content = read_pickle(path)
     inner = content.get("state_dict")
     notes = {name: value for name, value in content.items() if not isinstance(value, Tensor) and name != "state_dict"}
-    named: Mapping[Any, Any] = inner if isinstance(inner, Mapping) else content
+    named: Mapping[Any, Any] = {**inner, **content} if isinstance(inner, Mapping) else content
     weights = {str(name): value.detach() for name, value in named.items() if isinstance(value, Tensor)}
     if not weights:
-        raise UserError(f"{path} holds no tensors: give a checkpoint of a model")
+        deeper = [name for name, value in notes.items() if isinstance(value, Mapping) and value]
+        has = (
+            f"has none of its own nor under state_dict, only {', '.join(deeper[:3])}" if deeper else "holds no tensors"
+        )
+        raise UserError(f"{path} {has}: give a checkpoint of a model")
     for name, tensor in weights.items():
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise UserError(f"{path} has {name} in a sparse or quantized form: only plain tensors are known")

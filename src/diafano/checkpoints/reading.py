@@ -15,10 +15,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from diafano.checkpoints.differences import compare
+from diafano.checkpoints.opening import check_content, is_file, is_folder, unreadable
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
+from diafano.checkpoints.quantized import check_plain
 from diafano.engine.devices import fastest_layout
 from diafano.engine.memory import MappedFiles
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.files import read_text
 
 VARIANTS = ("", "fp16")
@@ -60,7 +62,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the model folder is incomplete, fetch it again") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object: fetch it again")
@@ -74,8 +78,9 @@ def read_weights(folder: Path, stem: str, *, prefer_half: bool = False) -> dict[
     read, or the one in half precision if `prefer_half`. Shards are found through their index.
     """
     for name in weight_files(stem, prefer_half=prefer_half):
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return _read_shards(folder / name) if name.endswith(".json") else read_file(folder / name)
+    is_folder(folder)  # which may not be looked into
     raise UserError(f"{folder} holds no {stem}.safetensors: the model folder is incomplete, fetch it again")
 
 
@@ -93,16 +98,25 @@ def weight_files(stem: str, *, prefer_half: bool = False) -> Iterator[str]:
 
 def read_file(path: Path) -> dict[str, Tensor]:
     """All tensors of one file by name, memory-mapped: safetensors, or a pickle if its name says so."""
-    return read_pickled_weights(path)[0] if is_pickle(path) else read_safetensors(path)[0]
+    return read_with_notes(path)[0]
+
+
+def read_with_notes(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same, and what else the file holds: a safetensors file's metadata, or what a trainer left in a pickle.
+
+    Both can change what the weights mean. Raises UserError, by the name of what it is, for a file that is no such one.
+    """
+    tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
+    check_plain(tensors, path)
+    return tensors, dict(notes)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a safetensors file by name, memory-mapped, and its metadata."""
+    check_content(path, "safetensors")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return _mapped(path, file), dict(file.metadata() or {})
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}: check the name") from None
     except (SafetensorError, OSError, ValueError, OverflowError, AttributeError) as error:
         said = re.sub(r"\s+", " ", str(error)).strip()
         fault = next((words for names, words in FAULTS.items() if re.search(names, said)), None)
@@ -132,11 +146,18 @@ def _mapped(path: Path, file: Any) -> dict[str, Tensor]:
 
 
 def assign_weights(
-    module: nn.Module, weights: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype, where: Path | str
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    where: Path | str,
+    allow_partial: bool = False,
 ) -> None:
     """Put `weights` in the place of the module's own, which may be on the meta device, and switch training off.
 
     Raises UserError, naming the tensors, if any is missing, unexpected or has another shape. `where` names the source.
+    With `allow_partial` unexpected ones are told in a note.
     """
     places = [
         (owner, leaf, f"{path}.{leaf}" if path else leaf, own)
@@ -149,9 +170,10 @@ def assign_weights(
             f"{where} lacks {listed(differences.missing)}: the file and its config.json do not belong together"
         )
     if differences.unexpected:
-        raise UserError(
-            f"{where} has {listed(differences.unexpected)}, for which its config.json leaves no place: fetch it again"
-        )
+        said = f"{where} has {listed(differences.unexpected)}, for which its config.json leaves no place"
+        if not allow_partial:
+            raise UserError(f"{said}: they do not belong together, or say --allow-partial")
+        note(said)
     if differences.misshapen:
         raise UserError(
             f"{where} has tensors of a wrong shape, {listed(differences.misshapes)}: its config.json says otherwise"
@@ -189,7 +211,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     weight_map = read_weight_map(index)
     weights: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
-        if not (index.parent / name).is_file():
+        if not is_file(index.parent / name):
             raise UserError(f"{index.parent / name} is missing, though {index.name} names it: fetch it again")
         weights |= read_file(index.parent / name)
     missing = [name for name in weight_map if name not in weights]

@@ -1,6 +1,8 @@
-"""LoRA: a model's weights changed by products of thin matrices (Hu et al. 2021, arXiv 2106.09685).
+"""LoRA: a model's weights changed by products of thin matrices (Hu et al. 2021, arXiv 2106.09685), and its kin.
 
     weight + strength * alpha / rank * up @ down        up (out, rank), down (rank, in * height * width)
+
+What else an update may be is in `networks.lora_updates`; norms and biases are changed too.
 
 The files are read in `checkpoints.lora`, the tags that name them in a prompt in `text_encoder.lora_tags`.
 """
@@ -13,35 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from diafano.errors import UserError
+from diafano.networks.lora_updates import Update
 
-Layer = nn.Linear | nn.Conv2d
+Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
 UNET, TEXT_ENCODER = "unet", "text_encoder"
 """The parts that a LoRA can change; a layer is called ``unet.conv_in``."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """What one layer's weight is changed by."""
-
-    down: Tensor
-    """(rank, in) or (rank, in, height, width)."""
-    up: Tensor
-    """(out, rank) or (out, rank, 1, 1)."""
-    mid: Tensor | None
-    """LoCon's core of a convolution that is taken apart further: (rank, rank, height, width)."""
-    scale: float
-    """alpha / rank."""
-
-    def delta(self, shape: torch.Size) -> Tensor:
-        """The change of a weight of that shape at strength 1, float32. Raises ValueError if it does not fit."""
-        up, down = self.up.float().flatten(1), self.down.float()
-        if self.mid is not None:
-            product = torch.einsum("or,rshw,si->oihw", up, self.mid.float(), down.flatten(1))
-        else:
-            product = up @ down.flatten(1)
-        if product.numel() != shape.numel() or len(product) != shape[0]:
-            raise ValueError(f"{tuple(product.shape)} for {tuple(shape)}")
-        return self.scale * product.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -49,7 +27,7 @@ class Lora:
     """A LoRA that fits a model."""
 
     updates: Mapping[str, Update]
-    """Layer -> its update."""
+    """Tensor of the model -> its update: ``unet.conv_in.weight``, ``unet.conv_in.bias``."""
     hash: str
     """The first 12 hexadecimal digits by which the file is known, see `checkpoints.lora.lora_hash`."""
 
@@ -99,8 +77,8 @@ class MergedLoras:
 
     def clear(self) -> None:
         """Take all away. Where it is interrupted, the same call once more takes away what is left."""
-        for layer in list(self._originals):
-            self._restore(layer)
+        for tensor in list(self._originals):
+            self._restore(tensor)
         for name in list(self._updates):
             self.remove(name)
 
@@ -114,30 +92,30 @@ class MergedLoras:
 
     @torch.inference_mode(False)  # a weight whose data were made in inference mode could never be trained again
     @torch.no_grad()
-    def _compute(self, layers: Iterable[str]) -> None:
-        """The weights of these layers, from the originals."""
-        for layer in layers:
-            weight = self.layers[layer].weight
-            original = self._originals.setdefault(layer, weight.data)
+    def _compute(self, tensors: Iterable[str]) -> None:
+        """These tensors, from the originals."""
+        for tensor in tensors:
+            weight = tensor_of(self.layers, tensor)
+            original = self._originals.setdefault(tensor, weight.data)
             active = [
-                (updates[layer], self.strengths[name].of(layer))
+                (updates[tensor], self.strengths[name].of(tensor))
                 for name, updates in self._updates.items()
-                if layer in updates and name in self.strengths and self.strengths[name].of(layer) != 0
+                if tensor in updates and name in self.strengths and self.strengths[name].of(tensor) != 0
             ]
             if not active:
-                self._restore(layer)
+                self._restore(tensor)
                 continue
             changed = original.float()
             for update, strength in active:
-                changed = changed + strength * update.delta(weight.shape).to(changed.device)
+                changed = changed + strength * update.delta(changed).to(changed.device)
             # `empty_like` keeps the layout in memory, channels_last say.
             weight.data = torch.empty_like(original).copy_(changed)
 
     @torch.inference_mode(False)
-    def _restore(self, layer: str) -> None:
-        """The original weight; it is forgotten only when it is in its place again."""
-        self.layers[layer].weight.data = self._originals[layer]
-        del self._originals[layer]
+    def _restore(self, tensor: str) -> None:
+        """The original; it is forgotten only when it is in its place again."""
+        tensor_of(self.layers, tensor).data = self._originals[tensor]
+        del self._originals[tensor]
 
 
 @contextmanager
@@ -159,10 +137,19 @@ def merged(
 
 
 def layers_of(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Layer]:
-    """All layers that a LoRA can change, by name."""
+    """All layers that a LoRA can change, norms included, by name."""
     return {
         f"{part}.{name}": module
         for part, network in ((UNET, unet), (TEXT_ENCODER, text_encoder))
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
+        if isinstance(module, Layer)
     }
+
+
+def tensor_of(layers: Mapping[str, Layer], name: str) -> nn.Parameter:
+    """The weight or bias of that name. Raises KeyError where the layer has none."""
+    layer, _, parameter = name.rpartition(".")
+    found = getattr(layers[layer], parameter)
+    if not isinstance(found, nn.Parameter):
+        raise KeyError(name)
+    return found
