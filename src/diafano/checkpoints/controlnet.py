@@ -14,18 +14,31 @@ import torch
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of_piece
+from diafano.checkpoints.beside import POOLED_IN_NAME, find_beside
 from diafano.checkpoints.differences import compare
+from diafano.checkpoints.opening import is_file, is_folder
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights, weight_files
 from diafano.engine.devices import on_meta
 from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.families.configs import read_controlnet_config
 from diafano.families.folder_parts import DIFFUSERS_STEM
+from diafano.families.strangers import is_instead
 from diafano.networks.controlnet import ControlNet, check_control
 from diafano.networks.unet import UNetConfig
 from diafano.stable_diffusion import StableDiffusion
 
 ORIGINAL = "control_model."
+DIFFERENCE = "difference"
+"""A marker: the weights that a ControlNet shares with its UNet are stored without the UNet's own."""
+OTHERS = {
+    "lora_controlnet": "a control-LoRA",
+    "task_embedding": "a ControlNet union, which is told what kind of picture it follows",
+    "controlnet_mode_embedder.weight": "a ControlNet union of Flux",
+    "add_embedding.linear_1.weight": "a ControlNet for Stable Diffusion XL",
+    "label_emb.0.0.weight": "a ControlNet for Stable Diffusion XL",
+}
+"""Tensors of kinds that are known and cannot be used -> the kind."""
 FIRST_HINT, HINT = "input_hint_block.0.weight", "controlnet_cond_embedding."
 
 
@@ -38,13 +51,16 @@ def load_controlnet(
     in it are an error, with `allow_partial` a note.
     """
     path = Path(source)
-    if path.is_dir():
+    differs = False
+    if is_folder(path):
         config, hint_widths = read_controlnet_config(read_json(path / "config.json"), f"{path}/config.json")
         weights = read_weights(path, DIFFUSERS_STEM)
         file = next(path / name for name in weight_files(DIFFUSERS_STEM) if (path / name).is_file())
-    elif path.is_file():
+    elif is_file(path):
         config = model.unet.config.model_copy(update={"in_channels": model.unet.config.out_channels})
         tensors = read_file(path)
+        _check_kind(tensors, path, allow_partial=allow_partial)
+        differs = tensors.pop(DIFFERENCE, None) is not None
         hint_widths = _hint_widths(tensors, path)
         weights, file = _named(tensors, config), path
     else:
@@ -60,10 +76,32 @@ def load_controlnet(
         )
     _check(network, weights, path, allow_partial=allow_partial)
     kept = {name: weights[name] for name in network.state_dict()}
+    if differs:
+        for name, own in model.unet.state_dict().items():
+            if name in kept and kept[name].shape == own.shape:  # another first layer has nothing to add to
+                kept[name] = kept[name].float() + own.float().cpu()
     assign_weights(network, kept, device=model.device, dtype=model.dtype, where=path)
     if model.dtype != torch.float32:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as `load_folder` does
     return network
+
+
+def _check_kind(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool) -> None:
+    """Refuses what a folder's configuration would say and a file says by a tensor, a YAML beside it, or its name."""
+    names = {name.removeprefix(ORIGINAL) for name in tensors}
+    what = next((what for mark, what in OTHERS.items() if mark in names), None)
+    if what is not None:
+        raise UserError(f"{path} is {what}, which cannot be used yet: take a ControlNet for the model's own kind")
+    beside = find_beside(path)
+    if beside.flag("global_average_pooling", "global_pool_conditions"):
+        raise UserError(
+            f"{beside.yaml} has global_average_pooling, which this program cannot do: use another ControlNet"
+        )
+    if beside.yaml is None and POOLED_IN_NAME.search(path.stem):
+        said = f"{path} is one for shuffled pictures by its name, whose maps are averaged, which this program cannot do"
+        if not allow_partial:
+            raise UserError(f"{said}: use another ControlNet, or say --allow-partial if it is none")
+        note(said)
 
 
 def _hint_widths(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, ...]:
@@ -75,7 +113,7 @@ def _hint_widths(tensors: Mapping[str, Tensor], path: Path) -> tuple[int, ...]:
     else:
         prefix = ORIGINAL if f"{ORIGINAL}{FIRST_HINT}" in tensors else ""
         if f"{prefix}{FIRST_HINT}" not in tensors:
-            raise UserError(f"{path} holds no ControlNet: it has {listed(sorted(tensors))}, and no {FIRST_HINT}")
+            raise UserError(f"{path} {is_instead(tensors, 'ControlNet')}, and no {FIRST_HINT}")
         last = max(_number(name) for name in tensors if name.startswith(f"{prefix}input_hint_block."))
         kernels = [f"{prefix}input_hint_block.{index}.weight" for index in (0, *range(4, last, 4))]
     missing = [name for name in kernels if name not in tensors]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diafano.checkpoints.opening import is_folder
 from diafano.checkpoints.parts import ReadPart, read_part, write_part
 from diafano.checkpoints.reading import read_json
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
@@ -63,18 +64,25 @@ class FolderModel:
 
 
 def load_folder(
-    path: str | os.PathLike[str], device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    path: str | os.PathLike[str],
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    *,
+    allow_partial: bool = False,
 ) -> StableDiffusion:
-    """The model in a diffusers folder. Raises UserError, naming it, for whatever is missing, unexpected or unknown."""
+    """The model in a diffusers folder. Raises UserError, naming it, for whatever is missing, unexpected or unknown.
+
+    With `allow_partial` unexpected tensors are told in a note.
+    """
     folder = Path(path)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"there is no model folder {str(folder)!r}: check the name")
     device = find_device(device)
     model = read_folder(folder, prefer_half=prefers_half(dtype, device))
     networks = [read.part for read in model.stored.values() if isinstance(read.part, nn.Module)]
     dtype = find_dtype(dtype, device, sum(tensor.numel() for part in networks for tensor in part.parameters()))
     for read in model.stored.values():
-        read.filled(device, dtype)
+        read.filled(device, dtype, allow_partial=allow_partial)
     return model_of(model.parts, model.card, model.family)
 
 

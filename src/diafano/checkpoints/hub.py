@@ -88,11 +88,15 @@ def find_hub_id(source: object, revision: str | None = None) -> HubId | None:
 
 
 def load_from_hub(
-    hub_id: HubId, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    hub_id: HubId,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    *,
+    allow_partial: bool = False,
 ) -> StableDiffusion:
     """The model in a repository, downloaded if the cache has not got it. Raises UserError, one sentence, if not."""
     folder = fetch(hub_id, prefer_half=prefers_half(dtype, find_device(device)))
-    model = load_folder(folder, device=device, dtype=dtype)
+    model = load_folder(folder, device=device, dtype=dtype, allow_partial=allow_partial)
     if not (folder / CARD).is_file():  # the card was guessed, and named after the folder, which is called by its commit
         model.card = model.card.model_copy(update={"name": hub_id.name})
     return model

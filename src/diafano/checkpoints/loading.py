@@ -48,7 +48,7 @@ def load(
     `loras` is where the LoRAs that prompts name, as in ``<lora:style:0.8>``, are found: a folder, or a mapping from
     names to files, or a list of these. `embeddings` are files of textual inversions, folders of them, or a mapping
     from the words that prompts have to files. `vae` is an autoencoder in the place of the model's own: diffusers'
-    folder of one, or of a whole model, or an original file. An add-on of which the model cannot take everything is an
+    folder of one, or of a whole model, or an original file. A model or an add-on that has tensors without a place is an
     error, unless `allow_partial`.
 
     `compiled` has torch compile the UNet: a pause before the first picture of each size, then faster steps on a GPU.
@@ -57,7 +57,7 @@ def load(
     from diafano.engine.memory import without_collecting
 
     with without_collecting():
-        model = _load(source, device, dtype, tokenizer, prediction, ema, revision, vae)
+        model = _load(source, device, dtype, tokenizer, prediction, ema, revision, vae, allow_partial)
     if any(given is not None for given in (loras, embeddings, vae)):
         from diafano.checkpoints import addons
 
@@ -78,17 +78,19 @@ def _load(
     ema: bool,
     revision: str | None,
     vae: str | os.PathLike[str] | None,
+    allow_partial: bool,
 ) -> "StableDiffusion":
     """The model without add-ons; `vae` is for a single file that has no autoencoder of its own."""
     from diafano.checkpoints.diffusers import load_folder
     from diafano.checkpoints.hub import find_hub_id, load_from_hub
+    from diafano.checkpoints.opening import is_file, is_folder
     from diafano.errors import UserError
 
     hub_id = find_hub_id(source, revision)
     folder = EMBEDDED if source is None else Path(source)
     if source is None and not (folder / "model_index.json").is_file():
         raise UserError("this copy of diafano has no embedded model: make one with `make embedded`, or name a folder")
-    if hub_id is None and not os.path.exists(folder):
+    if hub_id is None and not (is_file(folder) or is_folder(folder)):
         raise UserError(
             f"there is no model {str(source)!r}: give a diffusers folder, a checkpoint file, a hub id (owner/name), or"
             " nothing for the embedded model"
@@ -96,11 +98,20 @@ def _load(
     if folder.is_file():
         from diafano.checkpoints.single_file import load_file
 
-        return load_file(folder, device, dtype, tokenizer=tokenizer, prediction=prediction, ema=ema, vae=vae)
+        return load_file(
+            folder,
+            device,
+            dtype,
+            tokenizer=tokenizer,
+            prediction=prediction,
+            ema=ema,
+            vae=vae,
+            allow_partial=allow_partial,
+        )
     if tokenizer is not None or prediction is not None or ema:
         raise UserError(
             f"{str(folder)!r} is no single file and says itself: tokenizer, prediction, ema are for single files"
         )
     if hub_id is not None:
-        return load_from_hub(hub_id, device, dtype)
-    return load_folder(folder, device=device, dtype=dtype)
+        return load_from_hub(hub_id, device, dtype, allow_partial=allow_partial)
+    return load_folder(folder, device=device, dtype=dtype, allow_partial=allow_partial)

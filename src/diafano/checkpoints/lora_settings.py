@@ -46,8 +46,8 @@ SLOW: Final = re.compile(r"\)[*+{?]")
 class Settings:
     """Of one file."""
 
-    scale: Callable[[str, int, bool], float] | None = None
-    """A layer as the file spells it, its rank, whether it is a convolution of more than 1x1 -> alpha / rank.
+    scale: Callable[[str, int | None, bool], float] | None = None
+    """A layer as the file spells it, its rank (None: it has none, LoKr's whole factors), whether it is a convolution of more than 1x1 -> alpha / rank.
 
     None where nothing is said, which means 1."""
     whole_factors: bool = False
@@ -93,12 +93,14 @@ def _of_peft(parts: Mapping[str, Mapping[str, Any]], where: str) -> Settings:
     for part, said in parts.items():
         refused += [f"{part}{key} = {value!r}" for key, value in said.items() if not _can(key, value)]
 
-    def scale(layer: str, rank: int, _: bool) -> float:
+    def scale(layer: str, rank: int | None, _: bool) -> float:
         part = next((part for part in sorted(parts, reverse=True) if layer.startswith(part)), None)
         if part is None:
             return 1.0
         said, name = parts[part], layer.removeprefix(part)
-        usual = said.get("lora_alpha", said.get("alpha", said.get("r", rank)))
+        if rank is None:
+            rank = max(int(_number(_matching(said.get("rank_pattern"), name, said.get("r", 1), where), where)), 1)
+        usual = said.get("lora_alpha", said.get("alpha", rank))
         alpha = _number(_matching(said.get("alpha_pattern"), name, usual, where), where)
         return alpha / (math.sqrt(rank) if said.get("use_rslora") else max(rank, 1))
 
@@ -143,8 +145,9 @@ def _of_kohya(notes: Mapping[str, Any], path: Path) -> Settings:
     if str(usual).strip() in ("", "None"):
         return Settings()
 
-    def scale(_: str, rank: int, convolution: bool) -> float:
+    def scale(_: str, rank: int | None, convolution: bool) -> float:
         alpha = said.get("conv_alpha", usual) if convolution else usual
+        rank = rank or 1
         root = str(said.get("rs_lora", said.get("rank_stabilized", False))).lower() == "true"
         return _number(alpha, f"{path}'s metadata") / (math.sqrt(rank) if root else max(rank, 1))
 
@@ -157,5 +160,5 @@ def _number(value: Any, where: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{where} has the alpha {value!r}, which is no number: fetch it again")
+        raise UserError(f"{where} has the alpha or rank {value!r}, which is no number: fetch it again")
     return number

@@ -110,11 +110,11 @@ def updates_of(
         left.difference_update(names)
         return [roles.get(name) for name in names]
 
-    def scale(rank: int, *, whole: bool = False) -> float:
-        if whole and not settings.whole_factors:
+    def scale(rank: int | None) -> float:
+        if rank is None and ("alpha" in roles or not settings.whole_factors):
             return 1.0
-        if "alpha" in roles:
-            return 1.0 if whole else float(roles["alpha"]) / max(rank, 1)
+        if rank is not None and "alpha" in roles:
+            return float(roles["alpha"]) / max(rank, 1)
         kernel = module.weight.shape[2:]
         return 1.0 if settings.scale is None else settings.scale(spelled, rank, any(edge > 1 for edge in kernel))
 
@@ -134,7 +134,7 @@ def updates_of(
         pieces = take("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
         first, second, core = _factor(*pieces[:3]), _factor(*pieces[3:6]), pieces[6]
         rank = next((len(one[1]) for one in (first, second) if isinstance(one, tuple)), None)
-        weight = Kronecker(first, second, core, scale(rank or 1, whole=rank is None))
+        weight = Kronecker(first, second, core, scale(rank))
     elif "diff" in roles:
         (change,) = take("diff")
         assert change is not None

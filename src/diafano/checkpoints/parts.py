@@ -34,11 +34,18 @@ class ReadPart(Generic[Part]):
     settings: Json
     """What its JSON says."""
 
-    def filled(self, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Part:
-        """The network with its weights, ready to run on `device` (the CPU if None). Raises UserError if they differ."""
+    def filled(
+        self, device: torch.device | None = None, dtype: torch.dtype = torch.float32, *, allow_partial: bool = False
+    ) -> Part:
+        """The network with its weights, ready to run on `device` (the CPU if None). Raises UserError if they differ.
+
+        With `allow_partial` weights that have no place in it are told in a note.
+        """
         if isinstance(self.part, nn.Module):
             device = torch.device("cpu") if device is None else device
-            assign_weights(self.part, self.weights, device=device, dtype=dtype, where=self.folder)
+            assign_weights(
+                self.part, self.weights, device=device, dtype=dtype, where=self.folder, allow_partial=allow_partial
+            )
         return self.part
 
 

@@ -74,7 +74,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name: give a checkpoint of a model")
-    return {str(name): value for name, value in content.items()}
+    named = {str(name): value for name, value in content.items()}
+    if "layer_structure" in named and not isinstance(named["layer_structure"], Tensor):
+        raise UserError(f"{path} is a hypernetwork of A1111, which cannot be read: use a LoRA or a textual inversion")
+    return named
 
 
 def read_pickled_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diafano.checkpoints.beside import find_beside
 from diafano.checkpoints.differences import compare
-from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
-from diafano.checkpoints.reading import listed, read_safetensors
+from diafano.checkpoints.reading import listed, read_with_notes
+from diafano.checkpoints.said import Said, read_said
 from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError
 from diafano.families import names as table
-from diafano.families.family import Family, FoundPart, SingleFile
+from diafano.families.family import CLAIMS, Family, FoundPart, SingleFile
 from diafano.families.strangers import stranger
 from diafano.families.table import FAMILIES, family_of_tensors, known_families, single_file_of
-from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
 
 # Names that are known and not needed, in files of any family -> why.
 SPARE = {
@@ -34,7 +34,7 @@ SPARE = {
 SCHEDULE_CONSTANTS = re.compile(
     r"(model\.)?(betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar"
-    r"|scale_factor)"
+    r"|scale_factor)"  # the last is honoured, see `said`
 )
 
 
@@ -57,7 +57,8 @@ class Original:
     """Whether the evidence is more than a guess."""
     size: tuple[int, int]
     """(width, height) in pixels that it was trained for."""
-    zero_terminal_snr: bool
+    said: Said
+    """What beside its weights says what they mean."""
     uses_ema: bool
     parts: Mapping[str, FoundPart]
     absent: tuple[str, ...]
@@ -81,6 +82,15 @@ class Original:
         """How its family's models lie in one file."""
         return single_file_of(FAMILIES[self.family])
 
+    @property
+    def process(self) -> Any:
+        """The configuration of its noise process."""
+        return self.said.process(self.form.process(self.tensors, self.prediction))
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        return bool(getattr(self.process, "zero_terminal_snr", False))
+
     def used(self, part: str) -> set[str]:
         """Names in the file that the part is made of."""
         return {stored.name for stored in self.parts[part].table.values()} & self.tensors.keys()
@@ -95,8 +105,9 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
     """
     if prediction not in (None, "noise", "v"):
         raise UserError(f"prediction {prediction!r} is not possible: give noise or v, or leave it out")
-    tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
+    tensors, notes = read_with_notes(path)
     family = _family(tensors, path)
+    said = read_said(find_beside(path), tensors, notes)
     form = single_file_of(family)
     for theirs, usual in form.renamed.items():
         tensors = {usual + name[len(theirs) :] if name.startswith(theirs) else name: t for name, t in tensors.items()}
@@ -110,7 +121,9 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
     if uses_ema:
         parts[family.network] = averaged(parts[family.network])
     config = parts[family.network].network.config if family.network in parts else None
-    predicted = form.prediction(tensors, notes, config, prediction)
+    predicted = form.prediction(tensors, {**notes, CLAIMS: list(said.claims)}, config, prediction)
+    if "autoencoder" in parts:
+        said.scale_latents(parts["autoencoder"].network)
     return Original(
         path=path,
         tensors=tensors,
@@ -121,7 +134,7 @@ def recognise(path: Path, *, prediction: str | None = None, ema: bool = False) -
         evidence=predicted.evidence,
         certain=predicted.certain,
         size=_size(notes) or form.size(predicted.predicts),
-        zero_terminal_snr="ztsnr" in tensors,
+        said=said,
         uses_ema=uses_ema,
         parts=parts,
         absent=tuple(name for name in form.parts if name not in parts),
@@ -148,11 +161,8 @@ def suspicions(original: Original) -> Iterator[str]:
             elif name.endswith("weight") and tensor.ndim > 1 and not bool(tensor.any()):
                 yield f"{name} is all zeros"
             files.forget(tensor.data_ptr(), tensor.nbytes)
-    stored = original.tensors.get("alphas_cumprod")
-    if stored is not None and not original.zero_terminal_snr:
-        ours = NoiseSchedule(ScheduleConfig()).alphas_cumprod
-        if stored.shape != ours.shape or not torch.allclose(stored.double(), ours, atol=1e-3):
-            yield "alphas_cumprod is not the noise schedule of Stable Diffusion"
+    if original.said.odd_schedule:
+        yield "alphas_cumprod is not the noise schedule of Stable Diffusion"
 
 
 def _sorted_names(tensors: Mapping[str, Tensor], parts: Mapping[str, FoundPart], form: SingleFile) -> dict[str, Any]:

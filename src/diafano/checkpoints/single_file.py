@@ -44,17 +44,26 @@ def load_file(
     prediction: str | None = None,
     ema: bool = False,
     vae: str | os.PathLike[str] | None = None,
+    allow_partial: bool = False,
 ) -> StableDiffusion:
     """The model in an original single file; `tokenizer` is where its tokenizer is, which the file does not hold.
 
     That is a folder or a hub id; None is the one on the hub that the file's family was trained with. See `recognise`
-    for `prediction` and `ema`. `vae` is where the autoencoder of a file without one is.
+    for `prediction` and `ema`. `vae` is where the autoencoder of a file without one is. With `allow_partial` tensors
+    that have no place in the model are told in a note.
     Raises UserError, one sentence, for whatever is missing or unknown.
     Warns of tensors that are not known, and where noise or v prediction is only a guess.
     """
     original = recognise(Path(path), prediction=prediction, ema=ema)
-    lent = find_vae(Path(vae)).part if vae is not None and "autoencoder" in original.absent else None
-    check_complete(original, lent=() if lent is None else ("autoencoder",))
+    found = (
+        find_vae(Path(vae), allow_partial=allow_partial)
+        if vae is not None and "autoencoder" in original.absent
+        else None
+    )
+    lent = None if found is None else found.part
+    if found is not None and not found.says_scale:
+        original.said.scale_latents(found.part.part)
+    check_complete(original, lent=() if lent is None else ("autoencoder",), allow_partial=allow_partial)
     family = FAMILIES[original.family]
     folder = _tokenizer_folder(tokenizer, original)
     words = Tokenizer.from_folder(folder)
@@ -79,7 +88,7 @@ def load_file(
         {name: TextPart(words, networks[name]) for name in family.tokenizers},
         networks[family.network],
         networks["autoencoder"],
-        family.folders[family.process][0].make(original.form.process(original.tensors, original.prediction)),
+        family.folders[family.process][0].make(original.process),
     )
     return model_of(parts, ModelCard(name=Path(path).stem, size=original.size), family)
 
@@ -124,16 +133,16 @@ def preset_of_file(original: Original) -> Preset:
         {name: configs[name] for name in family.tokenizers},
         configs[family.network],
         configs["autoencoder"],
-        original.form.process(original.tensors, original.prediction),
+        original.process,
         name=original.path.stem,
         size=original.size,
     )
 
 
-def check_complete(original: Original, lent: Collection[str] = ()) -> None:
+def check_complete(original: Original, lent: Collection[str] = (), *, allow_partial: bool = False) -> None:
     """Raises UserError, one sentence, unless a model that draws from text, or fills in pictures, can be made of it.
 
-    `lent` are parts that come from elsewhere.
+    `lent` are parts that come from elsewhere. With `allow_partial` tensors without a place are told in a note.
     """
     path, form = original.path, original.form
     for part in (part for part in original.absent if part not in lent):
@@ -147,10 +156,10 @@ def check_complete(original: Original, lent: Collection[str] = ()) -> None:
     if original.misshapen:
         raise UserError(f"{path} has tensors of a wrong shape, {listed(original.misshapen)}: fetch it again")
     if original.unexpected:
-        raise UserError(
-            f"{path} has {listed(original.unexpected)}, which {original.label} has no place for: it is a model of"
-            " another kind"
-        )
+        said = f"{path} has {listed(original.unexpected)}, which {original.label} has no place for"
+        if not allow_partial:
+            raise UserError(f"{said}: it is a model of another kind, or say --allow-partial to leave them out")
+        note(said)
     if not original.drawn:
         raise UserError(
             f"{path} is made for {original.kind}, which this program cannot do: give a model for text to image or"
@@ -181,6 +190,8 @@ def _tell_of_doubts(original: Original, tokenizer: Tokenizer, folder: Path) -> N
             f"{original.path.name} is taken to predict {original.prediction} ({original.evidence}); if its pictures are"
             f" wrong, say --prediction {other}"
         )
+    for doubt in original.said.doubts(original.process):
+        note(doubt)
     usual = original.form.pads_with(tokenizer)
     if tokenizer.pad_token != usual:
         note(

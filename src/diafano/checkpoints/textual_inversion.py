@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import files_in, hash_of, note_nothing_in
+from diafano.checkpoints.opening import is_folder
 from diafano.checkpoints.pickles import is_pickle, read_pickle
-from diafano.checkpoints.reading import listed, read_safetensors
+from diafano.checkpoints.reading import listed, read_file
 from diafano.errors import UserError, note
 from diafano.families.presets import family_of_text_width
+from diafano.families.strangers import is_instead
 from diafano.families.table import known_families
 from diafano.stable_diffusion import StableDiffusion
 
@@ -70,7 +72,7 @@ def add_embeddings(
         if isinstance(source, Mapping):
             for name, path in source.items():
                 add_embedding(model, path, name=name, allow_partial=allow_partial)
-        elif not Path(source).is_dir():
+        elif not is_folder(Path(source)):
             add_embedding(model, source, allow_partial=allow_partial)
         else:
             misfits = []
@@ -89,7 +91,7 @@ def read_embedding(path: Path, *, allow_partial: bool = False) -> dict[str, Tens
 
     Raises UserError for what is no textual inversion, and for tensors beside it, which `allow_partial` makes a note.
     """
-    content: Mapping[str, Any] = read_pickle(path) if is_pickle(path) else read_safetensors(path)[0]
+    content: Mapping[str, Any] = read_pickle(path) if is_pickle(path) else read_file(path)
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     stored = content.get(A1111_PICKLE)
     if stored is not None:
@@ -102,7 +104,7 @@ def read_embedding(path: Path, *, allow_partial: bool = False) -> dict[str, Tens
         found = {name: tensor for name, tensor in tensors.items() if _are_vectors(tensor)}
         dotted = [name for name in tensors if name.endswith((".weight", ".bias", ".alpha"))]
         if dotted or not found:
-            raise UserError(f"{path} is no textual inversion: it has {listed(dotted or tensors) or 'no tensors'}")
+            raise UserError(f"{path} {is_instead(tensors, 'textual inversion')}")
     found = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in found.items()}
     for name, vectors in found.items():
         if not _are_vectors(vectors) or not bool(torch.isfinite(vectors).all()):

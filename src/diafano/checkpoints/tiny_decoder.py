@@ -15,11 +15,13 @@ from torch import Tensor
 
 from diafano.checkpoints.differences import compare
 from diafano.checkpoints.loading import EMBEDDED
+from diafano.checkpoints.opening import is_file, is_folder
 from diafano.checkpoints.reading import assign_weights, listed, read_file, read_json, read_weights
 from diafano.checkpoints.writing import save_tensors, storable
 from diafano.engine.devices import DTYPES, on_meta
 from diafano.errors import UserError
 from diafano.families.folder_parts import DIFFUSERS_STEM
+from diafano.families.strangers import is_instead
 from diafano.files import whole_file
 from diafano.networks.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from diafano.stable_diffusion import StableDiffusion
@@ -28,7 +30,13 @@ SHIPPED = EMBEDDED / "preview" / "decoder.safetensors"
 """Of the model that ships with the package."""
 DIFFUSERS, ORIGINAL = "decoder.layers.", ("", "decoder.")
 """How names begin, before a layer's number; the original counts the bending of the latents as layer 0."""
-KNOWN = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2, "out_channels": 3}
+KNOWN = {
+    "shift_factor": 0.0,
+    "act_fn": "relu",
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
+    "out_channels": 3,
+}
 """What diffusers' config may say of a network that is this one."""
 
 
@@ -40,17 +48,17 @@ def load_tiny_decoder(source: str | os.PathLike[str] | None, model: StableDiffus
     """
     path = SHIPPED if source is None else Path(source)
     scale = 1.0
-    if path.is_dir():
+    if is_folder(path):
         settings = read_json(path / "config.json")
         tensors = read_weights(path, DIFFUSERS_STEM)
         scale = _scale(settings, path)
-    elif path.is_file():
+    elif is_file(path):
         tensors = read_file(path)
     else:
         raise UserError(f"there is no tiny decoder {str(path)!r}: give diffusers' folder of one, or its file")
     weights = _named(tensors)
     if not weights:
-        raise UserError(f"{path} holds no tiny decoder: it has {listed(sorted(tensors))}, and no 1.weight")
+        raise UserError(f"{path} {is_instead(tensors, 'tiny decoder')}, and no 1.weight")
     config = _config(weights, path).model_copy(update={"latent_scale": scale})
     own = model.autoencoder
     if (config.latent_channels, config.factor) != (own.config.latent_channels, own.factor):

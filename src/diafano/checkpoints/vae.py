@@ -3,11 +3,13 @@
     folder            diffusers' ``vae`` with its config.json, or a whole model's that has one
     original file     ``encoder.down.…``, with the prefix ``first_stage_model.`` or without; a whole checkpoint too
 
-An original file does not say by what its latents are multiplied, and old folders do not either: they are a variant of
-the model's own autoencoder, whose `latent_scale` then stays.
+An original file seldom says by what its latents are multiplied, and old folders do not either: they are a variant of
+the model's own autoencoder, whose `latent_scale` then stays. It is said by a checkpoint of Stable Diffusion XL around
+it, a tensor ``scale_factor``, metadata, or a YAML beside it.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,17 @@ from pathlib import Path
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of
+from diafano.checkpoints.beside import find_beside
 from diafano.checkpoints.differences import compare
+from diafano.checkpoints.opening import is_file, is_folder
 from diafano.checkpoints.parts import ReadPart, read_part
-from diafano.checkpoints.reading import listed, read_file, weight_files
+from diafano.checkpoints.reading import listed, read_with_notes, weight_files
+from diafano.checkpoints.said import latent_scale
 from diafano.errors import UserError, note
 from diafano.families import names as table
 from diafano.families.folder_parts import AUTOENCODER, DIFFUSERS_STEM
 from diafano.families.shapes import find_autoencoder
+from diafano.families.strangers import is_instead, stranger
 from diafano.networks.autoencoder import Autoencoder
 from diafano.stable_diffusion import StableDiffusion
 
@@ -30,6 +36,9 @@ HASH_DIGITS = 10
 FIRST_LAYER = "decoder.conv_in.weight"
 SPARE = ("loss.", "model_ema.", f"{table.AUTOENCODER}loss.")
 """What trainers leave in a file of an autoencoder."""
+XL_SCALE = 0.13025
+"""Stable Diffusion XL's, whose autoencoder has the shape of the first one's."""
+XL_IN_NAME = re.compile(r"(?:^|[^a-z])(?:sd)?xl(?:[^a-z]|$)", re.IGNORECASE)
 DIFFUSERS_NAMES = "encoder.down_blocks."
 
 
@@ -74,17 +83,26 @@ def with_autoencoder(
 
 def find_vae(path: Path, *, allow_partial: bool = False) -> FoundAutoencoder:
     """The autoencoder in a folder or file."""
-    if path.is_dir():
-        folder = path / "vae" if (path / "vae").is_dir() else path
-        if not (folder / "config.json").is_file():
+    if is_folder(path):
+        folder = path / "vae" if is_folder(path / "vae") else path
+        if not is_file(folder / "config.json"):
             raise UserError(f"{path} holds no autoencoder: give a folder with config.json, or a model's with vae in it")
         read = read_part(folder, AUTOENCODER)
         name = folder.resolve().parent.name if folder.name == "vae" else folder.resolve().name
         return FoundAutoencoder(read, "scaling_factor" in read.settings, name, _hash_of_weights(folder))
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there is no autoencoder {str(path)!r}: give diffusers' folder of one, or its original file")
-    part = _original(read_file(path), path, allow_partial=allow_partial)
-    return FoundAutoencoder(part, False, path.name, hash_of(path, HASH_DIGITS))
+    tensors, notes = read_with_notes(path)
+    part = _original(tensors, path, allow_partial=allow_partial)
+    scale = latent_scale(find_beside(path), tensors)
+    around = stranger(tensors) or ""
+    if "Stable Diffusion XL" in around or "stable-diffusion-xl" in str(notes.get("modelspec.architecture", "")):
+        scale = XL_SCALE
+    elif scale is None and XL_IN_NAME.search(path.stem):
+        note(f"{path.name} is one for Stable Diffusion XL by its name, whose latents have another scale")
+    if scale is not None:
+        part.part.config = part.part.config.model_copy(update={"latent_scale": scale})
+    return FoundAutoencoder(part, scale is not None, path.name, hash_of(path, HASH_DIGITS))
 
 
 def _original(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool) -> ReadPart[Autoencoder]:
@@ -97,7 +115,7 @@ def _original(tensors: Mapping[str, Tensor], path: Path, *, allow_partial: bool)
         }
     found = find_autoencoder(tensors, path)
     if found is None:
-        raise UserError(f"{path} holds no autoencoder: it has {listed(sorted(tensors))}, and no {FIRST_LAYER}")
+        raise UserError(f"{path} {is_instead(tensors, 'autoencoder')}, and no {FIRST_LAYER}")
     weights = found.weights(tensors)
     differences = compare(found.wanted, weights)
     if differences.missing:

@@ -94,7 +94,11 @@ PREDICTIONS: Final = {"noise": "epsilon", "v": "v_prediction", "clean": "sample"
 
 # transformers' files hold dozens of settings for generating text and for training, so unlike in diffusers' only those
 # that change what the encoder computes are checked.
-CLIP_FIXED: Final[dict[str, Any]] = {}
+CLIP_FIXED: Final[dict[str, Any]] = {
+    "quantization_config": None,
+    "use_attention_mask": False,  # with it diffusers keeps the encoder from what pads a text
+}
+BERT_FIXED_RARE: Final[dict[str, Any]] = {"quantization_config": None}
 BERT_FIXED: Final[dict[str, Any]] = {
     "hidden_act": "gelu",
     "is_decoder": False,
@@ -306,7 +310,7 @@ def clip_json(config: CLIPTextConfig, dtype: str) -> dict[str, Any]:
 
 def read_bert_config(json: Json, tokens: tuple[int, int, int], pooler: bool, where: str) -> BERTConfig:
     """BertModel's config; `pooler` is whether the weights have one."""
-    _check_fixed(json, BERT_FIXED, where)
+    _check_fixed(json, BERT_FIXED | BERT_FIXED_RARE, where)
     translated = {
         "vocabulary": json.get("vocab_size", 30522),
         "width": json.get("hidden_size", 768),

@@ -7,7 +7,7 @@ family a model is of: drawing, loading, saving and inspecting go by what is decl
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -208,6 +208,10 @@ class Prediction:
     """Whether the evidence is more than a guess."""
 
 
+CLAIMS: Final = "diafano.claims"
+"""See `SingleFile.prediction`."""
+
+
 @dataclass(frozen=True)
 class SingleFile:
     """How a family's models lie in one file, which holds weights alone: what it cannot say is taken for granted."""
@@ -217,7 +221,9 @@ class SingleFile:
     fits: Callable[[Mapping[str, Tensor]], bool]
     """Whether the tensors are of this family; of several the youngest has them, the last of the table."""
     prediction: Callable[[Mapping[str, Tensor], Mapping[str, Any], Any, str | None], Prediction]
-    """Tensors, metadata, the network's configuration (None: the file has no network), what someone asked for."""
+    """Tensors, metadata, the network's configuration (None: the file has no network), what someone asked for.
+
+    Under `CLAIMS` the metadata have what is said of the file elsewhere, a list of `Prediction`."""
     process: Callable[[Mapping[str, Tensor], str], Any]
     """Tensors, what is predicted -> the noise process's configuration."""
     size: Callable[[str], tuple[int, int]]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diafano.errors import UserError, note
 from diafano.families import names as table
-from diafano.families.family import Family, FilePart, Parts, Prediction, Preset, SingleFile, TextPart
+from diafano.families.family import CLAIMS, Family, FilePart, Parts, Prediction, Preset, SingleFile, TextPart
 from diafano.families.folder_parts import AUTOENCODER, SCHEDULE, TEXT_ENCODERS, UNET
 from diafano.families.matching import check_parts_match, expected
 from diafano.families.shapes import HEAD_WIDTH, SD1_HEADS, count, find_autoencoder, find_text_encoder, find_unet
@@ -32,10 +32,16 @@ SD2_TEXT_WIDTH = 1024
 V_DEVIATION = 0.09
 """ComfyUI's line between 2.x models that predict noise and those that predict v, on `V_TENSOR`."""
 V_TENSOR = "transformer_blocks.0.norm1.bias"
+PREDICTIONS: Final = {
+    **dict.fromkeys(("v", "v_prediction", "v_pred", "velocity"), "v"),
+    **dict.fromkeys(("epsilon", "eps", "noise", "epsilon_prediction"), "noise"),
+}
+"""Words of metadata -> ours."""
 TEXT_WIDTH_TENSOR = f"{table.UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 
 # Names that are known and not needed -> why.
 CLIP_HEAD = "CLIP's head, which texts for pictures do not need"
+CLIP_EYES = "the half of CLIP that looks at pictures"
 SPARE: Final = {
     f"{table.AUTOENCODER}loss.": "training loss",
     f"{table.OPEN_CLIP}logit_scale": CLIP_HEAD,
@@ -46,7 +52,14 @@ SPARE: Final = {
     "cond_stage_model.logit_scale": CLIP_HEAD,
     "cond_stage_model.text_projection": CLIP_HEAD,
     "depth_model.": "the network that estimates depth",
+    f"{table.AUTOENCODER}model_ema.": "EMA copies of the autoencoder",
+    f"{table.OPEN_CLIP}visual.": CLIP_EYES,
+    f"{table.CLIP_UNPREFIXED}vision_model.": CLIP_EYES,
+    f"{table.CLIP_UNPREFIXED}visual_projection.": CLIP_EYES,
+    "cond_stage_model.visual.": CLIP_EYES,
+    "cond_stage_model.vision_model.": CLIP_EYES,
 }
+TEXT_AGAIN: Final = "the text encoder in another spelling"
 KINDS: Final = {
     4: "text to image",
     5: "depth to picture (5 input channels: latent, depth)",
@@ -125,22 +138,47 @@ def fits_second(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def prediction_said(tensors: Mapping[str, Tensor], notes: Mapping[str, Any], asked: str | None) -> Prediction | None:
-    """What someone asked for, or the file itself says of what its UNet predicts."""
+    """What someone asked for, or is said of what the UNet predicts: beside the file, in it, or by its name.
+
+    Where two say otherwise the first one counts, and that is no more than a guess.
+    """
     if asked is not None:
         return Prediction("v" if asked == "v" else "noise", "as asked for")
-    said = str(notes.get("modelspec.prediction_type", "")).lower()
-    if said in ("v", "v_prediction", "epsilon", "noise"):
-        return Prediction("v" if said.startswith("v") else "noise", f"the file's metadata says prediction_type {said}")
+    said = [*_prediction_claims(tensors, notes)]
+    if not said:
+        return None
+    against = next((other for other in said[1:] if other.predicts != said[0].predicts), None)
+    if against is None:
+        return said[0]
+    return Prediction(said[0].predicts, f"{said[0].evidence}, though {against.evidence}", certain=False)
+
+
+def _prediction_claims(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Iterator[Prediction]:
+    """The surest first."""
+    claims: list[Prediction] = notes.get(CLAIMS, [])
+    yield from (claim for claim in claims if claim.certain)
+    said = str(notes.get("modelspec.prediction_type") or notes.get("prediction_type") or "").strip().lower()
+    if said:
+        predicts = PREDICTIONS.get(said.replace("-", "_").replace(" ", "_"))
+        if predicts is None:
+            raise UserError(
+                f"the metadata say that the network predicts {said!r}, and only noise and v are known: say --prediction"
+            )
+        yield Prediction(predicts, f"the file's metadata says prediction_type {said}")
+    if str(notes.get("ss_v_parameterization")).lower() == "true":
+        yield Prediction("v", "the file's metadata says ss_v_parameterization")
     if "v_pred" in tensors:
-        return Prediction("v", "the file has the marker v_pred")
-    return None
+        yield Prediction("v", "the file has the marker v_pred")
+    yield from (claim for claim in claims if not claim.certain)
 
 
 def first_prediction(
     tensors: Mapping[str, Tensor], notes: Mapping[str, Any], unet: UNetConfig | None, asked: str | None
 ) -> Prediction:
     said = prediction_said(tensors, notes, asked)
-    return said or Prediction("noise", "every Stable Diffusion 1 of its authors does")
+    return said or Prediction(
+        "noise", "nothing in the file or beside it says otherwise, and every Stable Diffusion 1 of its authors does"
+    )
 
 
 def second_prediction(
@@ -149,8 +187,10 @@ def second_prediction(
     said = prediction_said(tensors, notes, asked)
     if said is not None:
         return said
+    if unet is not None and unet.in_channels == 7:
+        return Prediction("v", "the upscaler of Stable Diffusion 2 does")
     if unet is None or unet.in_channels != 4:
-        return Prediction("noise", "every Stable Diffusion 2 that takes more than a latent does")
+        return Prediction("noise", "its authors' models of Stable Diffusion 2 for depth and inpainting do")
     last = [name for name in tensors if name.startswith(f"{table.UNET}output_blocks.") and name.endswith(V_TENSOR)]
     if not last:
         return Prediction("noise", "nothing in the file says otherwise", certain=False)
@@ -164,7 +204,7 @@ def second_prediction(
 def schedule_of(tensors: Mapping[str, Tensor], predicts: str) -> ScheduleConfig:
     """As the authors' scheduler files say it, with the file's prediction."""
     prediction: Any = predicts
-    if "ztsnr" in tensors:
+    if "ztsnr" in tensors and predicts != "noise":  # with noise the marker can only be a mistake
         return ScheduleConfig(prediction=prediction, zero_terminal_snr=True, spacing="trailing")
     return ScheduleConfig(prediction=prediction, final_sigma="first", spacing_said=False)
 
@@ -210,6 +250,20 @@ def second_unsayable(parts: Parts) -> Iterable[tuple[str, object, object]]:
     return [(what, has, differing.get(what, taken)) for what, has, taken in unsayable(parts)]
 
 
+def first_spare(tensors: Mapping[str, Tensor], used: Collection[str]) -> dict[str, str]:
+    """The text encoder in another spelling as well, where a file has both."""
+    if any(name.startswith(table.CLIP) for name in used):
+        again = {name: TEXT_AGAIN for name in tensors if _spelled_again(name, tensors)}
+        return {**SPARE, **again}
+    return SPARE
+
+
+def _spelled_again(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    if not name.startswith(table.CLIP_UNPREFIXED) or name.startswith(table.CLIP):
+        return False
+    return table.CLIP + name.removeprefix(table.CLIP_UNPREFIXED) in tensors
+
+
 def second_spare(tensors: Mapping[str, Tensor], used: Collection[str]) -> dict[str, str]:
     """OpenCLIP's last layer as well, where it is stored."""
     start = f"{table.OPEN_CLIP}transformer.resblocks."
@@ -242,7 +296,7 @@ FIRST_FILE: Final = SingleFile(
     tokenizer="openai/clip-vit-large-patch14",
     kinds=KINDS,
     drawn=(4, 9),
-    spare=lambda tensors, used: SPARE,
+    spare=first_spare,
 )
 
 

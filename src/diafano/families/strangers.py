@@ -21,7 +21,16 @@ LORA_ENDINGS: Final = (
     ".lokr_w1",
     ".lokr_w1_a",
     ".oft_blocks",
+    ".dora_scale",
 )
+LORA_FLUX: Final = (
+    *("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_transformer_single_transformer_blocks_"),
+    *("transformer.single_transformer_blocks.", "transformer.double_blocks.", "transformer.single_blocks."),
+    *("double_blocks.", "single_blocks.", "diffusion_model.double_blocks.", "diffusion_model.single_blocks."),
+)
+LORA_SD3: Final = ("lora_unet_joint_blocks_", "joint_blocks.", "diffusion_model.joint_blocks.")
+LORA_TRANSFORMER: Final = ("transformer.", "lora_transformer_", "base_model.model.transformer_blocks.")
+LORA_XL: Final = ("lora_te2_", "text_encoder_2.", "lora_unet_label_emb_")
 REFINER: Final = (384, 1280, 2560)
 """Of its UNet: first width, the text's width, and that of what it is told beside the text."""
 XL_TEXT: Final = 2048
@@ -94,6 +103,10 @@ def _lora_reads(width: int) -> Callable[[Tensors], bool]:
     return lambda tensors: _is_lora(tensors) and any(tensors.size(ending, 1) == width for ending in endings)
 
 
+def _lora_begins(*prefixes: str) -> Callable[[Tensors], bool]:
+    return lambda tensors: _is_lora(tensors) and tensors.begin_at_once(*prefixes)
+
+
 def _is_refiner(tensors: Tensors) -> bool:
     return (tensors.size("input_blocks.0.0.weight", 0), tensors.reads, tensors.told) == REFINER
 
@@ -108,6 +121,13 @@ LORA: Final = "a LoRA, which changes a model and is none"
 MARKS: Final = (
     Mark("a LoRA for Stable Diffusion XL, which changes a model and is none", _lora_reads(XL_TEXT)),
     Mark("a LoRA for Stable Diffusion 2, which changes a model and is none", _lora_reads(1024)),
+    Mark("a LoRA for Flux, which changes a model and is none", _lora_begins(*LORA_FLUX)),
+    Mark("a LoRA for Stable Diffusion 3, which changes a model and is none", _lora_begins(*LORA_SD3)),
+    Mark(
+        "a LoRA for Flux, Stable Diffusion 3 or their kin, which changes a model and is none",
+        _lora_begins(*LORA_TRANSFORMER),
+    ),
+    Mark("a LoRA for Stable Diffusion XL, which changes a model and is none", _lora_begins(*LORA_XL)),
     Mark(LORA, _is_lora),
     Mark("a textual inversion, which adds a word to a model and is none", _begin("string_to_param", "emb_params")),
     Mark("an IP-Adapter, which adds to a model and is none", _begin("ip_adapter.", "image_proj.")),
@@ -151,3 +171,12 @@ def stranger(tensors: Mapping[str, Tensor]) -> str | None:
     """What has these tensors, "a Flux checkpoint" say; None where no mark is found."""
     asked = Tensors(tensors)
     return next((mark.what for mark in MARKS if mark.fits(asked)), None)
+
+
+def is_instead(tensors: Mapping[str, Tensor], wanted: str) -> str:
+    """What a file with these tensors is or has instead of the wanted: "is a LoRA, and no ControlNet"."""
+    what = stranger(tensors)
+    if what is not None:
+        return f"is {what.partition(',')[0]}, and no {wanted}"
+    names = sorted(tensors)
+    return f"holds no {wanted}: it has {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
