@@ -47,9 +47,9 @@ class Settings:
     """Of one file."""
 
     scale: Callable[[str, int | None, bool], float] | None = None
-    """A layer as the file spells it, its rank (None: it has none, LoKr's whole factors), whether it is a convolution of more than 1x1 -> alpha / rank.
+    """A layer as the file spells it, its rank, whether it is a convolution of more than 1x1 -> alpha / rank.
 
-    None where nothing is said, which means 1."""
+    LoKr's whole factors have no rank (None). No function at all where nothing is said, which means 1."""
     whole_factors: bool = False
     """Whether that scale counts for LoKr's whole factors too, as in PEFT."""
     decomposed: bool = False

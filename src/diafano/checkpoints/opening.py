@@ -24,23 +24,23 @@ GET_FILE = "download the file itself"
 class Start:
     """How a file begins."""
 
-    bytes: bytes
+    first: bytes
     size: int
     """Of the whole file."""
 
     def matches(self, pattern: bytes) -> re.Match[bytes] | None:
-        return re.match(pattern, self.bytes, re.IGNORECASE | re.DOTALL)
+        return re.match(pattern, self.first, re.IGNORECASE | re.DOTALL)
 
     @property
     def is_safetensors(self) -> bool:
         """The length of the header, and the brace with which it begins."""
-        return self.bytes[8:9] == b"{" and int.from_bytes(self.bytes[:8], "little") <= max(self.size, 10**9)
+        return self.first[8:9] == b"{" and int.from_bytes(self.first[:8], "little") <= max(self.size, 10**9)
 
     @property
     def text(self) -> str | None:
         """The beginning, if the file is a text."""
         try:
-            said = self.bytes.decode("utf-8", "strict" if self.size <= len(self.bytes) else "ignore")
+            said = self.first.decode("utf-8", "strict" if self.size <= len(self.first) else "ignore")
         except UnicodeDecodeError:
             return None
         plain = re.sub(r"\s+", " ", said).strip()
@@ -100,7 +100,7 @@ DISGUISES: Final = (
     Disguise(
         "a download that was not finished, it begins with zeros",
         "fetch it again",
-        lambda start: not any(start.bytes) and start.size >= 8,
+        lambda start: not any(start.first) and start.size >= 8,
     ),
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diafano.checkpoints.beside import NOISE_IN_NAME, PREDICTIONS, V_IN_NAME, ZERO_IN_NAME, Beside
 from diafano.errors import UserError, checked
@@ -63,7 +63,7 @@ class Said:
 
     def scale_latents(self, autoencoder: Any) -> None:
         """Give the autoencoder the scale of latents that is said."""
-        if self.latent_scale is not None and isinstance(autoencoder, nn.Module):
+        if self.latent_scale is not None:
             autoencoder.config = autoencoder.config.model_copy(update={"latent_scale": self.latent_scale})
 
     @property
