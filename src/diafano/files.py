@@ -29,7 +29,7 @@ ADVICE = {
     errno.EACCES: "check its permissions, or choose another place",
     errno.EPERM: "check its permissions, or choose another place",
     errno.EROFS: "choose another place",
-    errno.ENOENT: "check the name",
+    errno.ENOENT: "check the name, or choose another place",
     errno.ENOTDIR: "a file is where a folder should be, so choose another name",
     errno.EEXIST: "something is there already, so choose another name",
     errno.EISDIR: "a folder is where a file should be, so choose another name",
@@ -169,7 +169,7 @@ def _refused(path: Path) -> Iterator[None]:
             os.lstat(path)  # refuses names that are too long or no names: pathlib takes some of them for absent files
         yield
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {refusal(error)}") from error
+        raise UserError(f"cannot write: {refusal(error, path)}") from error
     except UserError:
         raise
     except ValueError as error:  # a NUL, or half of a letter
