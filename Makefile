@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 # Taken as they are typed: $(value) keeps a dollar sign in a prompt, and the recipe reads them from its environment, so
 # that no quote in them reaches the shell.
 PROMPT ?= a penguin on a red background
-OUT ?= picture.png
+OUT ?=
 override PROMPT := $(value PROMPT)
 override OUT := $(value OUT)
 export PROMPT OUT
@@ -37,8 +37,8 @@ help: ## show this list
 
 setup: $(VENV)/.package ## install diafano into .venv (torch first, so that nothing replaces its build)
 
-image: $(VENV)/.package ## draw PROMPT into the file OUT with the model that ships with the package
-	@$(BIN)/diafano generate --output "$$OUT" -- "$$PROMPT"
+image: $(VENV)/.package ## draw PROMPT into the file OUT (or picture.png, picture-2.png, ...) with the model that ships with the package
+	@$(BIN)/diafano generate $${OUT:+--output "$$OUT"} -- "$$PROMPT"
 
 test: lint ## check style and types, then run every test
 	$(BIN)/python -m pytest

@@ -1,21 +1,71 @@
 """Files that are there as a whole or not at all; names for them that take no other file's place; texts and folders as
 people make them."""
 
+import errno
 import itertools
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from diafano.errors import note
+from diafano.errors import UserError, note
 
 CACHE = "XDG_CACHE_HOME"
 """The variable that names the user's folder for what can be made again (XDG base directory specification)."""
 LONGEST_NAME = 60
 """Letters of a prompt that a file's name takes."""
+LONGEST_SLUG = 180
+"""Bytes of it, so that seeds and a number still fit behind it."""
+LONGEST_BYTES = 255
+"""That a file's name has at most, in nearly every file system."""
+
+ADVICE = {
+    errno.ENOSPC: "make room, or choose another place",
+    errno.EDQUOT: "make room, or choose another place",
+    errno.EFBIG: "choose a place that takes larger files",
+    errno.EACCES: "check its permissions, or choose another place",
+    errno.EPERM: "check its permissions, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.ENOENT: "check the name, or choose another place",
+    errno.ENOTDIR: "a file is where a folder should be, so choose another name",
+    errno.EEXIST: "something is there already, so choose another name",
+    errno.EISDIR: "a folder is where a file should be, so choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead back to themselves, so choose another name",
+}
+"""What to do after each of the operating system's refusals."""
+
+
+# ---- what cannot be done
+
+
+def refusal(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
+    """A sentence about what the operating system refused: which file, why, and what to do.
+
+    `path` is what the user would call the file; None takes the name that the error holds.
+    """
+    name = error.filename if path is None else path
+    what = (
+        "a file" if name is None else repr(os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else name)
+    )
+    advice = ADVICE.get(error.errno or 0, "choose another place, or try again")
+    return f"{what} cannot be used ({error.strerror or error}): {advice}"
+
+
+@contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """An OSError inside gets the name of `target`: that of a write has none, that of a copy beside it a strange one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(target), None
+        raise
+
+
+# ---- files that are whole
 
 
 @contextmanager
@@ -24,13 +74,106 @@ def whole_file(target: Path) -> Iterator[Path]:
 
     After an error the target is as it was, and nothing is left beside it.
     """
-    # Not tempfile.mkstemp: its files are private to the user, and these follow the umask like any other file.
-    unfinished = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
-    try:
+    with naming(target), _unfinished(target) as unfinished:
         yield unfinished
         unfinished.replace(target)
+
+
+@contextmanager
+def new_file(names: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
+    """A path to write to, and a list, empty until the block ends: then it holds the first of `names`, all in one
+    folder, that no other file had, and that is where the file lies.
+
+    Nobody's file is replaced, however many do this at once: names are taken with what belongs there, in one step, not
+    looked at first. After an error there is nothing.
+    """
+    names = iter(names)
+    first = next(names)
+    taken: list[Path] = []
+    with naming(first), _unfinished(first) as unfinished:
+        yield unfinished, taken
+        taken.append(next(name for name in itertools.chain([first], names) if _put(unfinished, name)))
+
+
+def _put(unfinished: Path, name: Path) -> bool:
+    """Whether the file got the name, which another one may have."""
+    try:
+        os.link(unfinished, name)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: an empty file keeps the name until the whole one is moved there
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            return False
+        try:
+            unfinished.replace(name)
+        except BaseException:
+            name.unlink(missing_ok=True)
+            raise
+    return True
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """A path beside `target` that nobody has, and where nothing is when the block has ended."""
+    # Not tempfile.mkstemp: its files are private to the user, and these follow the umask like any other file.
+    unfinished = target.with_name(f".{_cut(target.name, 200)}.{secrets.token_hex(4)}.part")
+    try:
+        yield unfinished
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide why the block ended
+            unfinished.unlink(missing_ok=True)
+
+
+# ---- whether there is a place for a file: to be asked before the work, not after it
+
+
+def check_file(path: Path, kind: str = "a file") -> None:
+    """Raise UserError unless a file, which is to be of a `kind`, can be written to `path`."""
+    with _refused(path):
+        if path.is_dir():
+            raise UserError(f"{str(path)!r} is a folder, not {kind}: name a file in it")
+        if not path.parent.is_dir():
+            raise UserError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
+        check_writable(path.parent)
+
+
+def check_folder(folder: Path, *, parents: bool = False) -> None:
+    """Raise UserError unless files can be written into a folder, which is there or can be made; with its `parents`."""
+    with _refused(folder):
+        if folder.is_dir():
+            check_writable(folder)
+            return
+        if os.path.lexists(folder):
+            raise UserError(f"{str(folder)!r} is a file, and a folder is to be written: choose another name")
+        if parents:
+            folder.mkdir(parents=True)
+        elif not folder.parent.is_dir():
+            raise UserError(f"there is no folder {str(folder.parent)!r} to make {folder.name!r} in: make it first")
+        else:
+            check_writable(folder.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError unless a file can be made in the folder: by making one, as rights do not say it all."""
+    with naming(folder), _unfinished(folder / "probe") as probe:
+        probe.touch(exist_ok=False)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """What the operating system says against a path, as a UserError."""
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # refuses names that are too long or no names: pathlib takes some of them for absent files
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write: {refusal(error, path)}") from error
+    except UserError:
+        raise
+    except ValueError as error:  # a NUL, or half of a letter
+        raise UserError(f"{str(path)!r} is no name for a file ({error}): leave out what cannot be in one") from error
 
 
 def write_text(target: Path, text: str) -> None:
@@ -49,16 +192,28 @@ def slug(prompt: str) -> str:
     plain = "".join(
         letter for letter in unicodedata.normalize("NFKD", prompt.lower()) if not unicodedata.combining(letter)
     )
-    return re.sub(r"[\W_]+", "-", plain)[:LONGEST_NAME].strip("-") or "picture"
+    letters = re.sub(r"[\W_]+", "-", plain)[:LONGEST_NAME]
+    return _cut(letters, LONGEST_SLUG).strip("-") or "picture"
 
 
-def unused(path: Path) -> Path:
-    """The path, or the next one, numbered from 2, that no file has."""
-    if not path.exists():
-        return path
-    return next(
-        other for number in itertools.count(2) if not (other := path.with_stem(f"{path.stem}-{number}")).exists()
-    )
+def numbered(path: Path) -> Iterator[Path]:
+    """``a.png``, ``a-2.png``, ``a-3.png`` and so on."""
+    yield path.with_name(_cut(path.stem, LONGEST_BYTES - len(os.fsencode(path.suffix))) + path.suffix)
+    yield from (with_number(path, number) for number in itertools.count(2))
+
+
+def with_number(path: Path, number: int) -> Path:
+    """``a.png`` -> ``a-7.png``; the stem is cut where that would be too long for a file's name."""
+    ending = f"-{number}{path.suffix}"
+    return path.with_name(_cut(path.stem, LONGEST_BYTES - len(os.fsencode(ending))) + ending)
+
+
+def _cut(name: str, length: int) -> str:
+    """As much of the name as fits into so many bytes: letters take one to four each."""
+    data = os.fsencode(name)
+    if len(data) <= length:
+        return name
+    return data[:length].decode("utf-8", "ignore")
 
 
 def read_text(path: Path) -> str:

@@ -97,7 +97,7 @@ def test_the_number_format_chosen_for_a_big_model_is_said_once(
     monkeypatch.setattr(devices, "cpu_multiplies_bfloat16", lambda: False)
     asked = ["generate", "a", "--seed", "1", "--model", str(tiny_folder), "--device", "cpu"]
     for dtype, notes in (("auto", 1), ("float32", 0)):
-        assert cli.run([*asked, "--dtype", dtype, "--output", str(tmp_path / "p.png")]) == 0
+        assert cli.run([*asked, "--dtype", dtype, "--output", str(tmp_path / f"{dtype}.png")]) == 0
         said = capsys.readouterr().err
         assert said.count("diafano: note: dtype auto is float32 here: this processor has no") == notes, said
         assert said.count("\n") == notes
@@ -172,7 +172,7 @@ def test_a_prompt_too_long_is_a_note_not_an_error(
     assert cli.run([*long, "--output", str(tmp_path / "a.png")]) == 0, "all of it is told"
     capsys.readouterr()
     arguments = [*long, "--like", "diffusers"]
-    assert cli.run([*arguments, "--output", str(tmp_path / "a.png")]) == 0
+    assert cli.run([*arguments, "--output", str(tmp_path / "b.png")]) == 0
     error = capsys.readouterr().err
     assert error.startswith("diafano: note: ")
     assert error.count("\n") == 1
@@ -193,7 +193,8 @@ WRONG = {
     "no picture": ["--count", "0"],
     "steps not a number": ["--steps", "many"],
     "unknown format": ["--output", "a.gif"],
-    "folder that is not there": ["--output", "absent/"],
+    "folder in a folder that is not there": ["--output", "absent/within/"],
+    "file without an ending": ["--output", "/dev/null"],
     "missing folder of the strip": ["--filmstrip", "absent/a.png"],
     "missing folder of the grid": ["--grid", "absent/a.png"],
     "unknown dtype": ["--dtype", "float8"],

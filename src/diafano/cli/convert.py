@@ -7,6 +7,7 @@ import typer
 
 from diafano.cli import options as option
 from diafano.errors import UserError
+from diafano.files import check_file, check_folder
 
 
 def command(
@@ -41,6 +42,10 @@ def command(
     from diafano.checkpoints.single_file import SUFFIX, save_file
     from diafano.checkpoints.writing import MAX_SHARD_BYTES
 
+    if target.suffix.lower() == SUFFIX:
+        check_file(target)
+    else:
+        check_folder(target)
     model = package.load(
         source,
         device="cpu",

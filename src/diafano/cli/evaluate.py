@@ -9,6 +9,8 @@ import typer
 
 from diafano.cli import options as option
 from diafano.cli.progress import bar
+from diafano.cli.targets import replacing
+from diafano.errors import UserError
 
 
 def command(
@@ -82,6 +84,12 @@ def run(
             on_picture=progress.advance,
         )
 
+    failed: UserError | None = None
     if grid is not None:
-        save_picture(gallery(result), grid)
+        try:
+            replacing(grid, lambda: save_picture(gallery(result), grid))
+        except UserError as error:  # the figures took longer than the sheet
+            failed = error
     print(dumps(result.as_json(), indent=2) if as_json else result.table())
+    if failed is not None:
+        raise failed

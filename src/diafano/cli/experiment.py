@@ -1,5 +1,6 @@
 """`diafano generate --vary ... --prompts ...`: many pictures, a folder, a labelled picture and a table."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from diafano.cli.progress import Bar
-from diafano.cli.targets import PICTURE, Targets
+from diafano.cli.targets import Targets
 from diafano.errors import UserError
+from diafano.files import check_folder
 
 if TYPE_CHECKING:
     from diafano.jobs.experiment.axes import Axis
@@ -61,16 +63,15 @@ class ExperimentOptions:
         cells_of(found)
         return found
 
-    def folder(self, output: Path) -> Path:
+    def folder(self, output: Path | None) -> Path:
         """The folder to write, which may have to be made."""
         from diafano.pictures.metadata import FORMATS
 
-        if output == PICTURE:  # nobody said where
+        if output is None:
             output = FOLDER
-        if output.suffix.lower() in FORMATS or output.is_file():
+        if output.suffix.lower() in FORMATS or os.path.isfile(output):
             raise UserError(f"an experiment writes many files, not only {str(output)!r}: give the name of a folder")
-        if not output.parent.is_dir():
-            raise UserError(f"there is no folder {str(output.parent)!r} to make {output.name!r} in: make it first")
+        check_folder(output)
         return output
 
     def run(
@@ -105,5 +106,6 @@ class ExperimentOptions:
             if drawn:
                 fresh = sum(one.seconds is not None for one in drawn)
                 print(f"pictures drawn: {fresh}, there already: {len(drawn) - fresh}", file=sys.stderr)
-                for name in (GRID, CSV, MARKDOWN):
-                    print(output / name)
+                for path in (output / name for name in (GRID, CSV, MARKDOWN)):
+                    if path.is_file():  # or why it could not be written has been said
+                        print(path)

@@ -119,11 +119,12 @@ def generate(options: Options) -> None:
         _tell_of_chunks(model, request)
         pictures, strip = drawn(options, model, request, start, controls, progress)
 
-    targets.write(pictures, prompt, _seeds(request), strip)
+    # Before the pictures: where they cannot be written, whoever knows the seed can draw them again.
     if settings.get("seed") is None:
         print(f"seed {request.seed}", file=sys.stderr)
     if request.varies and settings.get("variation_seed") is None:
         print(f"variation seed {request.variation_seed}", file=sys.stderr)
+    targets.write(pictures, prompt, _seeds(request), strip)
 
 
 def restored(options: Options) -> "tuple[Recorded | None, Settings]":

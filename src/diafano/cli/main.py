@@ -5,19 +5,18 @@ be typed for a command and what it does is in the module of its name beside this
 the code that it calls, never here.
 """
 
-import os
-import sys
 from typing import Annotated, ClassVar
 
 import typer
 
 from diafano.cli.late import LateGroup
-from diafano.cli.messages import complain, sentence_about, show_notes
+from diafano.cli.messages import complain, sentence_about, show_notes, steady_streams
 from diafano.engine.memory import keep_freed_memory
 from diafano.engine.threads import wait_asleep
 
-WRONG_VALUE, INTERRUPTED = 2, 130
-"""Exit codes: what was typed cannot be done; Ctrl-C, as shells count it (128 + SIGINT)."""
+UNHEARD, WRONG_VALUE, INTERRUPTED = 1, 2, 130
+"""Exit codes: all is done, but standard output did not take what was said of it; what was typed cannot be done; Ctrl-C,
+as shells count it (128 + SIGINT)."""
 
 
 class Commands(LateGroup):
@@ -62,9 +61,19 @@ def diafano(
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C."""
-    with show_notes():
-        return _run(arguments)
+    """Run a command and return the exit code: 0, or 2 after one sentence on standard error, or 130 after Ctrl-C.
+
+    1 says that the command did its work and could not tell of it: standard output is full, closed or broken.
+    """
+    with steady_streams() as out, show_notes():
+        code = _run(arguments)
+        out.flush()
+        if out.failure is None or code != 0:
+            return code
+        if not isinstance(out.failure, BrokenPipeError):  # there the reader has seen enough, as `head` does
+            reason = out.failure.strerror or out.failure
+            complain(f"standard output cannot be written ({reason}): all else is done, but what it said there is lost")
+        return UNHEARD
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -72,16 +81,12 @@ def _run(arguments: list[str] | None) -> int:
     keep_freed_memory()
     try:
         code = app(args=arguments, prog_name="diafano", standalone_mode=False)
-        sys.stdout.flush()
         if code == INTERRUPTED:  # typer has made this of it
             complain("interrupted")
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         sentence = sentence_about(error)
         if sentence is None:

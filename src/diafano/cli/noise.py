@@ -6,6 +6,11 @@ from typing import Annotated
 import typer
 
 from diafano.cli import options as option
+from diafano.cli.targets import replacing
+from diafano.files import numbered
+
+STRIP = Path("noise.png")
+"""Where nobody says where."""
 
 
 def command(
@@ -15,7 +20,13 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the noise.", metavar="N")] = 0,
     dtype: option.DType = "auto",
     device: option.Device = "auto",
-    output: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("noise.png"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write. Default: noise.png, or the next noise-2.png, ... that is not there yet.",
+            metavar="FILE",
+        ),
+    ] = None,
     revision: option.Revision = None,
 ) -> None:
     """Show a picture drowning in noise: noise is added in N steps until nothing else is left.
@@ -28,10 +39,10 @@ def command(
     import diafano
     from diafano.errors import UserError
     from diafano.explain.noise_strip import filmstrip
-    from diafano.pictures.files import check_target, read_picture, save_picture
+    from diafano.pictures.files import check_target, read_picture, save_new_picture, save_picture
     from diafano.pictures.pixels import fit, grid, to_picture, to_pixels
 
-    check_target(output)
+    check_target(STRIP if output is None else output)
     if not 0 <= seed < 2**63:
         raise UserError(f"seed {seed} is not possible: give a whole number from 0 to 2^63 - 1")
     clean = read_picture(picture)
@@ -44,5 +55,8 @@ def command(
         drowned = filmstrip(loaded.schedule, latent, steps + 1, lambda: torch.randn(latent.shape, generator=generator))
         lower = loaded.decode(torch.cat(drowned).to(loaded.device))
         pictures = [to_picture(frame[0]) for frame in upper] + [to_picture(frame) for frame in lower]
-    save_picture(grid(pictures, columns=steps + 1), output)
-    print(output)
+    strip = grid(pictures, columns=steps + 1)
+    if output is None:
+        print(save_new_picture(strip, numbered(STRIP)))
+    else:
+        print(replacing(output, lambda: save_picture(strip, output)))

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from diafano.files import check_folder
+
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER", show_default=False)],
@@ -27,6 +29,7 @@ def command(
     from diafano.training.data.emoji.emoji import EmojiScenes
     from diafano.training.data.emoji.sprites import Sprites
 
+    check_folder(folder)
     sprites = Sprites.shipped() if shipped and font is None else Sprites.from_font(font)
     source = EmojiScenes(sprites, size=size, seed=seed, held_out=held_out)
     digits = len(str(count - 1))

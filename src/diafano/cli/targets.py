@@ -1,14 +1,16 @@
 """What `diafano generate` writes, and that it can be written: said before the work, not after it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from diafano.errors import UserError
-from diafano.files import slug, unused
+from diafano.errors import UserError, note
+from diafano.files import check_folder, numbered, refusal, slug, with_number
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from diafano.stable_diffusion import StableDiffusion
 
 PICTURE = Path("picture.png")
-"""Where nobody says where."""
+"""Where nobody says where; numbered, as nobody said that it may be replaced."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Previews:
         from diafano.checkpoints.tiny_decoder import load_tiny_decoder
         from diafano.explain.preview import Preview
 
+        tell_of_replacing(self.path)
         tiny = self.decoder is not None or embedded
         decoder = load_tiny_decoder(self.decoder, model) if tiny else None
         return Preview(model, self.path, every=self.every, decoder=decoder)
@@ -82,8 +85,13 @@ class Targets:
     title: ClassVar[str] = "Files to write"
 
     output: Annotated[
-        Path, typer.Option(help="PNG, JPEG or WebP file to write, or a folder to write into.", metavar="FILE_OR_FOLDER")
-    ] = PICTURE
+        Path | None,
+        typer.Option(
+            help="PNG, JPEG or WebP file to write, or a folder (any name without an ending) to write into, which is"
+            " made if it is not there. Default: picture.png, or the next picture-2.png, ... that is not there yet.",
+            metavar="FILE_OR_FOLDER",
+        ),
+    ] = None
     grid: Annotated[Path | None, typer.Option(help="Also write all pictures as one sheet.", metavar="FILE")] = None
     filmstrip: Annotated[
         Path | None,
@@ -95,8 +103,12 @@ class Targets:
         """Raises UserError for what cannot be written; `pictures`: whether `output` is one of them or a folder."""
         from diafano.pictures.files import check_target
 
-        if pictures and not self.output.is_dir():
-            check_target(self.output)
+        if pictures:
+            output = PICTURE if self.output is None else self.output
+            if is_folder(output):
+                check_folder(output)
+            else:
+                check_target(output)
         for sheet in (self.grid, self.filmstrip):
             if sheet is not None:
                 check_target(sheet)
@@ -105,32 +117,89 @@ class Targets:
     def write(
         self, pictures: "Sequence[Image.Image]", prompt: str, seeds: Sequence[str], strip: "Filmstrip | None"
     ) -> None:
-        """Write all, and print their names."""
+        """Write all, and print their names. What cannot be written keeps nothing else from being written."""
         from diafano.pictures.files import save_picture
         from diafano.pictures.pixels import grid
 
-        for path, picture in zip(name_files(self.output, prompt, seeds), pictures, strict=True):
-            save_picture(picture, path)
-            print(path)
+        failed: list[UserError] = []
+
+        def written(save: Callable[[], Path]) -> None:
+            try:
+                path = save()
+            except UserError as error:
+                failed.append(error)
+            else:
+                print(path)
+
+        for place, picture in enumerate(pictures):
+            written(partial(self._save, picture, place, prompt, seeds))
         settings = pictures[0].info.get("parameters")
         if self.grid is not None:
-            save_picture(grid(pictures), self.grid, settings)
-            print(self.grid)
+            sheet = self.grid
+            written(lambda: replacing(sheet, lambda: save_picture(grid(pictures), sheet, settings)))
         if self.filmstrip is not None and strip is not None:
-            save_picture(strip.picture(), self.filmstrip, settings)
-            print(self.filmstrip)
+            film = self.filmstrip
+            written(lambda: replacing(film, lambda: save_picture(strip.picture(), film, settings)))
         if self.previews.path is not None:
             print(self.previews.path)
+        for error in failed[1:]:
+            note(str(error))
+        if failed:
+            raise failed[0]
+
+    def _save(self, picture: "Image.Image", place: int, prompt: str, seeds: Sequence[str]) -> Path:
+        """Write the picture at a place among all; where its name was not said, it takes one that no file has."""
+        from diafano.pictures.files import save_new_picture, save_picture
+
+        output = PICTURE if self.output is None else self.output
+        if not is_folder(output) and self.output is not None:
+            path = name_files(output, prompt, seeds)[place]
+            return replacing(path, lambda: save_picture(picture, path))
+        names: Iterator[Path]
+        if is_folder(output):
+            try:
+                output.mkdir(exist_ok=True)
+            except OSError as error:
+                raise UserError(refusal(error)) from error
+            names = numbered(name_files(output, prompt, seeds)[place])
+        elif len(seeds) == 1:
+            names = numbered(output)
+        else:
+            names = (with_number(output, number) for number in count(1))
+        return save_new_picture(picture, names)
+
+
+def is_folder(output: Path) -> bool:
+    """Whether the user means a folder: it is there, or its name has no ending, as those of pictures do."""
+    try:
+        return output.is_dir() or (output.suffix == "" and not output.is_file())
+    except OSError:  # such as a name too long: whoever checks it says so
+        return output.suffix == ""
+
+
+def replacing(path: Path, save: Callable[[], object]) -> Path:
+    """Save what goes to `path` by the user's own word, and say so if something else was there."""
+    there = path.exists()
+    save()
+    if there:
+        note(f"{str(path)!r} was there already and has been replaced")
+    return path
+
+
+def tell_of_replacing(path: Path) -> None:
+    """The same of what is written more than once."""
+    if path.exists():
+        note(f"{str(path)!r} is there already and will be replaced")
 
 
 def name_files(output: Path, prompt: str, seeds: Sequence[str]) -> list[Path]:
-    """A file for each seed.
+    """A name for each seed, if no other file has it.
 
-    A folder gets names made of prompt and seed, which replace nothing. A file name is taken as it is for one picture,
-    and numbered for several: ``apples-1.png``, ``apples-2.png``.
+    A folder gets names made of prompt and seed. A file name is taken as it is for one picture, and numbered for
+    several: ``apples-1.png``, ``apples-2.png``.
     """
-    if output.is_dir():
-        return [unused(output / f"{slug(prompt)}-{seed}.png") for seed in seeds]
+    if is_folder(output):
+        return [output / f"{slug(prompt)}-{seed}.png" for seed in seeds]
     if len(seeds) == 1:
         return [output]
-    return [output.with_stem(f"{output.stem}-{number}") for number in range(1, len(seeds) + 1)]
+    return [with_number(output, number) for number in range(1, len(seeds) + 1)]

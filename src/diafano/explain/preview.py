@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.networks.tiny_decoder import TinyDecoder
 from diafano.pictures.files import check_target, save_picture
 from diafano.pictures.pixels import grid, to_picture
@@ -41,7 +41,7 @@ def preview_pictures(
 class Preview:
     """Pass it (or call it) as `on_step`: it writes a file, anew in every so many steps; a batch as one sheet.
 
-    The file is whole at any time.
+    The file is whole at any time. Where it cannot be written any more, a note says so, and drawing goes on.
     """
 
     def __init__(
@@ -68,4 +68,7 @@ class Preview:
         if step % self.every == 0:
             pictures = preview_pictures(self._model, clean, self._decoder)
             if pictures is not None:
-                save_picture(grid(pictures), self.path)
+                try:
+                    save_picture(grid(pictures), self.path)
+                except UserError as error:  # the picture that is drawn must not end with what shows it
+                    note(f"the preview is not up to date: {error}")

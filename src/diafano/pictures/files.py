@@ -11,13 +11,15 @@ EXIF's UserComment.
 import os
 import threading
 import warnings
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from diafano.errors import UserError
-from diafano.files import whole_file
+from diafano.files import check_file, new_file, refusal, whole_file
 from diafano.pictures.masks import as_mask
 from diafano.pictures.metadata import FORMATS, PARAMETERS, _comment_text, metadata
 from diafano.pictures.pixels import _as_rgb
@@ -78,15 +80,36 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters:
     """
     path = Path(path)
     check_target(path)
+    try:
+        with whole_file(path) as unfinished:
+            _write(picture, unfinished, path, parameters)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def save_new_picture(picture: Image.Image, names: Iterable[Path], parameters: str | None = None) -> Path:
+    """Write a picture like `save_picture`, under the first of the names that no file has, and return that name.
+
+    The names differ in nothing but the stem; no picture is ever replaced, however many write into the folder at once.
+    """
+    names = iter(names)
+    first = next(names)
+    check_target(first)
+    try:
+        with new_file(chain([first], names)) as (unfinished, taken):
+            _write(picture, unfinished, first, parameters)
+    except OSError as error:
+        raise _unwritten(first, error) from error
+    return taken[0]
+
+
+def _write(picture: Image.Image, unfinished: Path, target: Path, parameters: str | None) -> None:
     if parameters is None:
         parameters = picture.info.get(PARAMETERS)
-    file_format = FORMATS[path.suffix.lower()]
+    file_format = FORMATS[target.suffix.lower()]
     options = SAVE_OPTIONS[file_format] | metadata(file_format, parameters)
-    try:
-        with whole_file(path) as unfinished, unfinished.open("xb") as file:
-            _as_rgb(picture, "the picture").save(file, format=file_format, **options)
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    with unfinished.open("xb") as file:
+        _as_rgb(picture, "the picture").save(file, format=file_format, **options)
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -94,12 +117,11 @@ def check_target(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"cannot tell the picture format of {str(path)!r}: end it with one of {', '.join(FORMATS)}")
-    if path.is_dir():
-        raise UserError(f"{str(path)!r} is a folder, not a picture file: name a file in it")
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"the folder {str(path.parent)!r} cannot be written to: choose another one")
+    check_file(path, "a picture file")
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write the picture: {refusal(error, path)}")
 
 
 def read_parameters(path: str | os.PathLike[str]) -> str | None:

@@ -5,8 +5,9 @@ All chance in a run comes from (seed, number of the batch), so a run that stops 
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diafano.errors import UserError
-from diafano.files import whole_file
+from diafano.errors import UserError, note
+from diafano.files import check_folder, refusal, whole_file
+from diafano.pictures.files import save_picture
 from diafano.training.ema import MovingAverage
 from diafano.training.gradient_checkpointing import recompute_blocks
 from diafano.training.optimisers import Optimisers
@@ -75,7 +77,7 @@ class Training:
 
     def __init__(self, stage: Stage, recipe: LoopRecipe, folder: Path, device: torch.device, *, resume: bool = True):
         self.stage, self.recipe, self.folder, self.device = stage, recipe, folder, device
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_folder(self.folder, parents=True)
         if recipe.gradient_checkpointing:
             recompute_blocks(stage.trained)
         self.optimisers = Optimisers(
@@ -157,18 +159,20 @@ class Training:
         with self.average.applied(), torch.no_grad():
             picture, figures = self.stage.preview()
         self.stage.trained.train()
-        previews = self.folder / "previews"
-        previews.mkdir(exist_ok=True)
-        picture.save(previews / f"{self.step:07d}.png")
+        path = self.folder / "previews" / f"{self.step:07d}.png"
+        with _not_essential(path):
+            path.parent.mkdir(exist_ok=True)
+            save_picture(picture, path)
         self._log("held_out", figures)
 
     def _log(self, kind: str, figures: Mapping[str, float]) -> None:
         line = {"step": self.step, "kind": kind, **{name: float(f"{value:.5g}") for name, value in figures.items()}}
-        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+        with _not_essential(self.folder / LOG), (self.folder / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         if self.writer is not None:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"{kind}/{name}", value, self.step)
+            with _not_essential(self.folder / "tensorboard"):
+                for name, value in figures.items():
+                    self.writer.add_scalar(f"{kind}/{name}", value, self.step)
 
     def _save(self) -> None:
         """Everything that a resumed run needs, in one file that is whole or not there."""
@@ -178,8 +182,14 @@ class Training:
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.state(),
         }
-        with whole_file(self.folder / CHECKPOINT) as unfinished:
-            torch.save(state, unfinished)
+        path = self.folder / CHECKPOINT
+        try:
+            with whole_file(path) as unfinished:
+                torch.save(state, unfinished)
+        except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
+            reason = refusal(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
+            # Training goes on: the next one may find room again, and the earlier one is whole.
+            note(f"the checkpoint of step {self.step} could not be written: {reason}; the one before it is kept")
 
     def _load(self) -> None:
         path = self.folder / CHECKPOINT
@@ -194,6 +204,16 @@ class Training:
             raise UserError(
                 f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
             ) from error
+
+
+@contextmanager
+def _not_essential(path: Path) -> Iterator[None]:
+    """What only tells of the training must not end it: a note says what is missing."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        reason = refusal(error, path) if isinstance(error, OSError) else str(error)
+        note(f"the training goes on, but without a part of its records: {reason}")
 
 
 def _check_finite(values: Mapping[str, float], step: int) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from diafano.errors import UserError, collect_notes
-from diafano.files import slug, unused, write_text
+from diafano.errors import UserError, collect_notes, note
+from diafano.files import check_folder, numbered, slug, write_text
 from diafano.jobs.experiment.axes import Axis, Cell, cells_of
 from diafano.jobs.experiment.sheet import sheet
 from diafano.jobs.experiment.table import FILE, SECONDS, as_csv, as_markdown, known_seconds
-from diafano.pictures.files import read_parameters, read_picture, save_picture
+from diafano.pictures.files import read_parameters, read_picture, save_new_picture, save_picture
 from diafano.pictures.metadata import FORMATS
 from diafano.request.request import Request
 from diafano.sampling.control import Control
@@ -106,6 +106,7 @@ def run_experiment(
         return request, start
 
     requests = [prepared(cell)[0] for cell in cells]
+    check_folder(folder)
     folder.mkdir(exist_ok=True)
     suffix = _suffix(model, inputs)
     texts = [_text(model, request, inputs) + suffix for request in requests]
@@ -120,21 +121,23 @@ def run_experiment(
             seconds = None
             if text not in there:
                 begun = time.perf_counter()
-                path = unused(folder / f"{_name(request, axes, cell)}.png")
+                names = numbered(folder / f"{_name(request, axes, cell)}.png")
                 # Made once more: all cells' latents together may be too much.
                 start = None if inputs.image is None else prepared(cell)[1]
-                save_picture(model.draw(request, on_step, start, inputs.controls)[0], path, text)
+                path = save_new_picture(model.draw(request, on_step, start, inputs.controls)[0], names, text)
                 seconds = time.perf_counter() - begun
                 there[text] = path
                 earlier[path.name] = f"{seconds:.2f}"
             done.append(Drawn(cell, request, there[text], seconds))
             if on_drawn is not None:
                 on_drawn(done[-1])
-    finally:
-        if done:
-            _write_tables(folder, axes, done, earlier)
-            shown = {drawn.cell.place: read_picture(drawn.path) for drawn in done}
-            save_picture(sheet(axes, shown), folder / GRID)
+    except BaseException:
+        try:
+            _write_overview(folder, axes, done, earlier)
+        except (OSError, UserError) as second:  # why the drawing ended matters more
+            note(f"the tables and the sheet of the pictures drawn so far are not up to date ({second})")
+        raise
+    _write_overview(folder, axes, done, earlier)
     return done
 
 
@@ -183,6 +186,14 @@ def _name(request: Request, axes: Sequence[Axis], cell: Cell) -> str:
     if all(axis.name != "prompt" for axis in axes):
         parts.insert(0, slug(request.prompt)[:LONGEST_PART].strip("-"))
     return "_".join(parts)
+
+
+def _write_overview(folder: Path, axes: Sequence[Axis], done: Sequence[Drawn], seconds: Mapping[str, str]) -> None:
+    if not done:
+        return
+    _write_tables(folder, axes, done, seconds)
+    shown = {drawn.cell.place: read_picture(drawn.path) for drawn in done}
+    save_picture(sheet(axes, shown), folder / GRID)
 
 
 def _write_tables(folder: Path, axes: Sequence[Axis], done: Sequence[Drawn], seconds: Mapping[str, str]) -> None:
