@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import diafano
 from diafano.checkpoints.lora import LoraFiles
 from diafano.cli import main as cli
-from diafano.networks import lora
+from diafano.networks import lora, lora_updates
 from diafano.stable_diffusion import StableDiffusion
 
 STYLED = "a fox <lora:style:0.8> <lora:other:-0.5>"
@@ -107,13 +107,14 @@ def test_a_second_interruption_while_the_weights_come_back(
     model: StableDiffusion, unchanged: Callable[[], None]
 ) -> None:
     """Interrupted at each line that puts LoRAs in or takes them out: the originals come back all the same."""
-    functions = {code.co_name for code in (lora.MergedLoras.put.__code__, lora.Update.delta.__code__)}
+    functions = {code.co_name for code in (lora.MergedLoras.put.__code__, lora_updates.Update.delta.__code__)}
+    files = {lora.__file__, lora_updates.__file__}
     functions |= {"_weigh", "_compute", "_restore", "remove", "set_strength", "clear"}
     at = count = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != lora.__file__ or frame.f_code.co_name not in functions:
+        if frame.f_code.co_filename not in files or frame.f_code.co_name not in functions:
             return None
         if event == "line":
             count += 1

@@ -23,7 +23,7 @@ from diafano.stable_diffusion import StableDiffusion
 def start(*arguments: object, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "diafano", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
 
 
 def few(tiny_folder: Path) -> list[str]:
