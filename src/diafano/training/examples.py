@@ -66,8 +66,8 @@ class Examples:
 
 
 def _to_pixels(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Bytes (count, h, w, 3) -> (count, 3, h, w), float32 in [-1, 1]."""
-    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+    """Bytes (count, h, w, 3) -> (count, 3, h, w), float32 in [-1, 1]; in memory channels stay last, as is fastest."""
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def emoji_scenes(recipe: DataRecipe, *, held_out: bool = False) -> EmojiScenes:
