@@ -19,6 +19,7 @@ from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.examples import Examples, indices_of
+from diafano.training.latents import Latents
 from diafano.training.loop import Progress, Training
 from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe
 from diafano.training.stages.autoencoder import AutoencoderStage
@@ -95,9 +96,9 @@ def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: P
 
 
 def test_the_saved_latent_scale_gives_unit_variance(parts: Path) -> None:
-    stage = AutoencoderStage(autoencoder_recipe(parts / "unused"), CPU)
+    examples = Examples.read(autoencoder_recipe(parts / "unused").data)
     autoencoder = read_part(parts / "autoencoder" / "vae", AUTOENCODER).filled()
-    latents = autoencoder.encode(stage.examples.batch(np.arange(24), CPU)).mean
+    latents = autoencoder.encode(examples.batch(np.arange(24), CPU)).mean
     assert latents.std().item() == pytest.approx(1.0, rel=0.02)
 
 
@@ -211,8 +212,8 @@ def test_dropped_captions_become_the_empty_one(parts: Path, tmp_path: Path) -> N
     stage = UNetStage(unet_recipe(tmp_path, parts), CPU)
     with torch.no_grad():
         empty = stage.text_encoder(stage.tokenizer([""]))
-        own = stage.text_encoder(stage.ids[3:4])
-    mixed = stage._text(np.array([3, 3]), torch.tensor([False, True]))
+        own = stage.text_encoder(stage.tokenizer([stage.source.caption(3)]))
+    mixed = stage._text(np.array([3, 3]), torch.tensor([False, True]), 0)
     assert torch.allclose(mixed[0], own[0], atol=2e-3)  # the cache holds float16
     assert torch.allclose(mixed[1], empty[0], atol=2e-3)
 
@@ -225,11 +226,35 @@ def test_latents_are_computed_once_and_again_when_the_weights_change(parts: Path
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == files
     with torch.no_grad():
         stage.autoencoder.quant_conv.weight.mul_(1.01)
-    from diafano.training.examples import Examples
-    from diafano.training.stages.unet import cached_latents
-
-    cached_latents(stage.autoencoder, Examples.read(recipe.data), CPU, tmp_path / "cache")
+    Latents(stage.autoencoder, recipe.data, tmp_path / "cache", CPU).of(stage.source, stage.count)
     assert len(list((tmp_path / "cache").glob("latents-*"))) == len([f for f in files if "latents" in f.name]) + 1
+
+
+def test_latents_of_an_interrupted_run_are_kept(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diafano.training.latents.IN_A_FILE", 10)
+    stage = UNetStage(unet_recipe(tmp_path / "whole", parts), CPU)
+    with torch.no_grad():
+        pixels = Examples.read(stage.recipe.data).batch(np.arange(24), CPU)
+        assert torch.equal(stage.latents, stage.autoencoder.encode(pixels).mean.half())
+    files = sorted((tmp_path / "whole" / "cache").glob("latents-*-0-10.*"))
+    (tmp_path / "halved" / "cache").mkdir(parents=True)
+    (tmp_path / "halved" / "cache" / files[0].name).write_bytes(files[0].read_bytes())
+    kept = (tmp_path / "halved" / "cache" / files[0].name).stat().st_mtime_ns
+    assert torch.equal(UNetStage(unet_recipe(tmp_path / "halved", parts), CPU).latents, stage.latents)
+    assert (tmp_path / "halved" / "cache" / files[0].name).stat().st_mtime_ns == kept
+
+
+def test_while_the_text_encoder_learns_an_example_is_worded_anew_each_time(parts: Path, tmp_path: Path) -> None:
+    data = {**DATA, "languages": ["en", "it"]}
+    stage = UNetStage(unet_recipe(tmp_path, parts, train_text=True, data=data), CPU)
+    said: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        own = stage.source.caption
+        patch.setattr(stage.source, "caption", lambda *given: said.append([*map(str, given)]) or own(*given))
+        stage.loss(0, 0)
+        stage.loss(6, 3)  # 24 examples, 4 a batch: the second time
+    assert {wording for _, wording in said[:4]} == {"0"}
+    assert {wording for _, wording in said[4:]} == {"1"}
 
 
 def test_every_example_comes_once_an_epoch_in_an_order_that_changes() -> None:

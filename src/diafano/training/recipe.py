@@ -15,6 +15,7 @@ from diafano.noise.schedule import ScheduleConfig
 from diafano.request.card import ModelCard
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.data.emoji.arrangements import Arrangement
+from diafano.training.data.emoji.languages import Language
 from diafano.training.optimisers import OptimiserName
 
 
@@ -45,7 +46,11 @@ class DataRecipe(Section):
     """Emoji scenes: objects' places and sizes are multiples of so many pixels; see `scenes.render`."""
     arrangement: Arrangement = "free"
     """Emoji scenes: whether objects stand anywhere or evenly spread; see `arrangements`."""
+    languages: tuple[Language, ...] = Field(default=("en",), min_length=1)
+    """Emoji scenes: what captions are in, each language as often."""
     seed: int = Field(default=0, ge=0)
+    processes: int = Field(default=0, ge=0, le=64)
+    """How many processes make examples beside the training; with 0 it makes them itself, and waits."""
 
     @model_validator(mode="after")
     def _folder_is_named(self) -> "DataRecipe":

@@ -23,13 +23,15 @@ from diafano.pictures.pixels import grid, to_picture
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.spelling import cut_captions_note
 from diafano.text_encoder.tokenizer import train_byte_pair
-from diafano.training.examples import Examples, indices_of
+from diafano.training.examples import Examples, indices_of, open_source, to_pixels
+from diafano.training.feed import Feed, Wanted, in_order
 from diafano.training.losses import contrastive
 from diafano.training.recipe import TextRecipe
 
 LARGEST_SCALE = 100.0
 """CLIP's bound on the factor that the cosines are multiplied by; it starts at 1 / 0.07."""
 HELD_OUT = 256
+AT_ONCE = 64
 NEIGHBOURS = 8
 """A batch of like examples is drawn from so many times its size of those nearest to one of chance."""
 
@@ -58,9 +60,17 @@ class TextStage:
 
     def __init__(self, recipe: TextRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.examples = Examples.read(recipe.data)
+        source, self.count = open_source(recipe.data)
         self.held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
-        self.tokenizer = train_byte_pair(self.examples.captions, recipe.vocabulary, length=recipe.network.positions)
+        # What chooses the batches: all captions, and one colour a picture.
+        captions: list[str] = []
+        colours: list[NDArray[np.float32]] = []
+        for made in in_order(source, range(self.count), AT_ONCE, recipe.data.processes):
+            captions += made.captions
+            colours.append(made.pixels.mean(axis=(1, 2), dtype=np.float32))
+        self.mean_colours = np.concatenate(colours)  # (count, 3)
+        self.feed = Feed(source, lambda number: Wanted(self._indices(number)), recipe.data.processes)
+        self.tokenizer = train_byte_pair(captions, recipe.vocabulary, length=recipe.network.positions)
         network = recipe.network.model_copy(
             update={
                 "vocabulary": self.tokenizer.vocabulary_size,
@@ -82,24 +92,23 @@ class TextStage:
                 "scale": nn.ParameterList([self.log_scale]),
             }
         ).to(device)
-        self.ids = self.tokenizer(self.examples.captions)
-        if (cut := cut_captions_note(self.tokenizer, self.examples.captions, self.ids)) is not None:
+        self.ids = self.tokenizer(captions)
+        if (cut := cut_captions_note(self.tokenizer, captions, self.ids)) is not None:
             note(cut)
-        self.mean_colours = self.examples.pixels.mean(axis=(1, 2), dtype=np.float32)  # (count, 3)
         self.words = weighted_words(self.ids, (self.tokenizer.start_token, self.tokenizer.end_token))
         self.held_out_ids = self.tokenizer(self.held_out.captions)
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        indices = self._indices(number)
-        pictures = self.pictures(self.examples.batch(indices, self.device))
-        texts = self._embed(self.ids[torch.from_numpy(indices)])
+        made = self.feed(number)
+        pictures = self.pictures(to_pixels(made.pixels, self.device))
+        texts = self._embed(self.tokenizer(made.captions))
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
         return contrastive(pictures.float(), texts.float(), scale), {"scale": scale}
 
     def _indices(self, number: int) -> NDArray[np.int64]:
         """The examples of the batch of that number: all kinds, or around one of chance those most like it."""
         loop, recipe = self.recipe.loop, self.recipe
-        indices = indices_of(loop.seed, number, loop.batch, len(self.examples))
+        indices = indices_of(loop.seed, number, loop.batch, self.count)
         rng = np.random.default_rng((loop.seed, number))
         kind = rng.random()
         if kind < recipe.alike:
