@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 
 MOST_SPRITES = 4
 """A scene shows at most this many sprites in all."""
+LEAST_CELLS = 16
+"""Places along an edge that sprites can stand at, at least."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ def render(
     Sprites lie wholly inside and their boxes do not overlap. Their places and sizes are multiples of ``snap`` pixels:
     with an autoencoder's factor, a sprite always falls into whole latent positions, and a model learns it sooner.
     """
-    if snap < 1 or size % snap or size // snap < 16:
+    if snap < 1 or size % snap or size // snap < LEAST_CELLS:
         raise UserError(
-            f"A scene cannot be drawn at {size} pixels by {snap}: give a multiple of it, at least 16 times."
+            f"A scene cannot be drawn at {size} pixels by {snap}: give a multiple of it, at least {LEAST_CELLS} times."
         )
     cells = size // snap
     kinds = [thing for thing in scene.things for _ in range(thing.count)]
