@@ -5,17 +5,21 @@ All chance in a run comes from (seed, number of the batch), so a run that stops 
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
+from signal import SIGINT, SIGTERM, signal
+from threading import Event, current_thread, main_thread
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diafano.engine.memory import keep_freed_memory
 from diafano.errors import UserError
 from diafano.files import whole_file
 from diafano.training.ema import MovingAverage
@@ -87,6 +91,7 @@ class Training:
             parts=recipe.workers,
         )
         self.parameters = self.optimisers.parameters
+        self.half = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(device))
         self.average = MovingAverage(stage.trained, recipe.ema)
         self.step = 0
         self.writer: Any = None
@@ -99,7 +104,9 @@ class Training:
         self.writer = _tensorboard(self.folder) if self.recipe.tensorboard else None
         started, started_at, logged_at, logged_step = time.perf_counter(), self.step, time.perf_counter(), self.step
         threads = max(1, torch.get_num_threads() // self.recipe.workers)
-        with ThreadPoolExecutor(self.recipe.workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        keep_freed_memory()
+        pool = ThreadPoolExecutor(self.recipe.workers, initializer=torch.set_num_threads, initargs=(threads,))
+        with pool, interruption() as interrupted:
             while self.step < last:
                 terms = self._update(pool)
                 self.step += 1
@@ -115,8 +122,10 @@ class Training:
                         report(Progress(self.step, self.recipe.steps, values, speed, left))
                 if self.step % self.recipe.preview_every == 0 or self.step == last:
                     self._preview()
-                if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
+                if self.step % self.recipe.checkpoint_every == 0 or self.step == last or interrupted.is_set():
                     self._save()
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
         with self.average.applied():
             self.stage.save(self.folder)
         if self.writer is not None:
@@ -143,9 +152,7 @@ class Training:
     def _pass(self, number: int) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
         """Loss and terms of one batch, and its share of the gradients."""
         # Every weight is used once in a pass, so autocast's copies are not worth keeping; passes would share them.
-        half = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16", cache_enabled=False
-        )
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)
         with half:
             loss, terms = self.stage.loss(number, self.step)
         share = loss / self.recipe.accumulate
@@ -194,6 +201,32 @@ class Training:
             raise UserError(
                 f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
             ) from error
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether passes in bf16 are faster there than in fp32.
+
+    On a CPU by AMX alone: with AVX-512 BF16, torch's convolutions and products take twice as long as fp32's.
+    """
+    if device.type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16", False))
+
+
+@contextmanager
+def interruption() -> Iterator[Event]:
+    """Set when the process is told to stop (Ctrl-C, SIGTERM): the step that runs is finished, and not lost."""
+    told = Event()
+    if current_thread() is not main_thread():  # only there signals can be listened to
+        yield told
+        return
+    before = {number: signal(number, lambda *_: told.set()) for number in (SIGINT, SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal(number, handler)
 
 
 def _check_finite(values: Mapping[str, float], step: int) -> None:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diafano.errors import UserError
 from diafano.files import read_text
@@ -16,6 +16,7 @@ from diafano.request.card import ModelCard
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.data.emoji.arrangements import Arrangement
 from diafano.training.data.emoji.languages import Language
+from diafano.training.data.emoji.objects import EVERYDAY
 from diafano.training.optimisers import OptimiserName
 
 
@@ -36,7 +37,7 @@ class DataRecipe(Section):
     examples: int = Field(default=20_000, ge=1)
     """How many different emoji scenes to draw; a folder has what it has."""
     objects: tuple[str, ...] | None = None
-    """Which objects emoji scenes show; all of them if left out."""
+    """Which objects emoji scenes show; all of them if left out. "everyday" stands for those that people name first."""
     sprites: Literal["shipped", "font"] = "shipped"
     font: Path | None = None
     """A colour emoji font file, for sprites "font"; the one that fontconfig finds if left out."""
@@ -51,6 +52,11 @@ class DataRecipe(Section):
     seed: int = Field(default=0, ge=0)
     processes: int = Field(default=0, ge=0, le=64)
     """How many processes make examples beside the training; with 0 it makes them itself, and waits."""
+
+    @field_validator("objects", mode="before")
+    @classmethod
+    def _everyday(cls, objects: Any) -> Any:
+        return EVERYDAY if objects == "everyday" else objects
 
     @model_validator(mode="after")
     def _folder_is_named(self) -> "DataRecipe":
@@ -85,7 +91,8 @@ class LoopRecipe(Section):
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the exponential moving average of the weights, which is what is saved; 0 is the weights themselves,
     and takes the memory of one copy of them less."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What the passes compute in; "auto" is bf16 where the hardware multiplies matrices of it, else fp32."""
     gradient_checkpointing: bool = False
     """Keep no activations inside the blocks: much less memory, a third more time, the same gradients."""
     seed: int = Field(default=0, ge=0)
@@ -192,6 +199,13 @@ class UNetRecipe(Section):
     train_text: bool = False
     """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
     loop: LoopRecipe
+
+    @property
+    def told_card(self) -> ModelCard:
+        """The card, with the objects and languages of the emoji scenes where it does not name any."""
+        if self.data.kind != "emoji" or self.card.objects is not None:
+            return self.card
+        return self.card.model_copy(update={"objects": self.data.objects, "languages": self.data.languages})
 
 
 class PreviewRecipe(Section):

@@ -159,7 +159,7 @@ class UNetStage:
     def model(self) -> StableDiffusion:
         """All parts as they are now."""
         return StableDiffusion(
-            self.tokenizer, self.text_encoder, self.unet, self.autoencoder, self.schedule, self.recipe.card
+            self.tokenizer, self.text_encoder, self.unet, self.autoencoder, self.schedule, self.recipe.told_card
         )
 
     def save(self, folder: Path) -> None:

@@ -318,3 +318,19 @@ OBJECTS: dict[str, EmojiObject] = {
     row[0]: EmojiObject(row[0], row[1], row[-1] if len(row) == 3 else row[0]) for row in _ROWS
 }
 """Noun -> object, in a fixed order (animals, food, vehicles, nature, things, play)."""
+
+EVERYDAY: tuple[str, ...] = (
+    # Animals
+    "penguin", "cat", "dog", "fox", "frog", "owl", "fish", "lion", "elephant", "rabbit", "bird", "butterfly", "snail",
+    "turtle", "crab", "octopus",
+    # Food
+    "apple", "banana", "strawberry", "cherry", "carrot", "mushroom", "pizza", "cake", "ice cream",
+    # Vehicles
+    "car", "bus", "train", "bicycle", "ship", "airplane", "rocket",
+    # Nature
+    "tree", "flower", "cactus", "sun", "moon", "star", "cloud",
+    # Things and play
+    "house", "umbrella", "book", "clock", "key", "bell", "balloon", "crown", "heart", "ball", "guitar", "robot",
+    "ghost",
+)  # fmt: skip
+"""Those that people name first: what the model that ships with the package draws."""
