@@ -89,7 +89,8 @@ def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: P
     recipe = unet_recipe(tmp_path, parts, train_text=True)
     Training(UNetStage(recipe, CPU), recipe.loop, tmp_path, CPU).run()
     model = load_folder(tmp_path / "model")
-    assert model.card == recipe.card
+    assert model.card == recipe.told_card
+    assert model.card.objects == tuple(OBJECTS)
     assert model.schedule.config.prediction == "v"
     picture = model.generate("a cat", seed=1)[0]
     assert picture.size == (64, 64)

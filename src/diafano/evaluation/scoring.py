@@ -9,7 +9,6 @@ from PIL import Image
 
 from diafano.errors import UserError
 from diafano.evaluation.accuracy import SCENES, Accuracy, accuracy_of
-from diafano.evaluation.exchanged import Exchange, exchanges
 from diafano.evaluation.frechet import distance_from_true
 from diafano.evaluation.judge import Judge, Sighting, pixels_of
 from diafano.evaluation.rules import judged
@@ -18,6 +17,7 @@ from diafano.training.data.emoji.grammar import EnglishGrammar, Grammar
 from diafano.training.data.emoji.scene_sampler import TASKS, SceneSampler, Task
 from diafano.training.data.emoji.scenes import Scene
 from diafano.training.data.emoji.sprites import Sprites
+from diafano.training.exchanged import Exchange, exchanges
 
 PROMPTS = 200
 """Prompts in an evaluation, spread evenly over the tasks."""

@@ -27,7 +27,11 @@ from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.spelling import cut_captions_note
 from diafano.text_encoder.tokenizer import Tokenizer
+from diafano.training.data.emoji.languages import GRAMMARS
+from diafano.training.data.emoji.scene_sampler import TRAINING_MIX
+from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.examples import generator_of, indices_of, open_source
+from diafano.training.exchanged import exchanges
 from diafano.training.initialise import silence_residual_branches
 from diafano.training.latents import Latents, fingerprint, save_whole
 from diafano.training.losses import min_snr_weight
@@ -131,7 +135,11 @@ class UNetStage:
         return texts
 
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
-        """Pictures of held-out captions, always from the same noise, and the loss on held-out latents."""
+        """Pictures of held-out captions, always from the same noise, and the loss on held-out latents.
+
+        Of emoji scenes also how the prediction changes where most is decided when a caption's names are exchanged, and
+        how much worse it becomes (`exchanged`).
+        """
         self.unet.eval()
         pictures = self.drawn(min(PREVIEWS, len(self.held_out_captions)))
         generator = generator_of(self.recipe.loop.seed, 0)
@@ -141,7 +149,14 @@ class UNetStage:
                 torch.split(self.held_out_latents, 64), torch.split(self.held_out_ids, 64), strict=True
             )
         ]
-        return grid(pictures, 8), {"loss": float(torch.stack(losses).mean())}
+        return grid(pictures, 8), {"loss": float(torch.stack(losses).mean()), **self._exchanged()}
+
+    def _exchanged(self) -> dict[str, float]:
+        data = self.recipe.data
+        if data.kind != "emoji" or data.objects is None or "related" not in (data.mix or TRAINING_MIX):
+            return {}
+        found = exchanges(self.model(), Sprites.shipped(), GRAMMARS[data.languages[0]](), data.objects)
+        return {"exchange_change": found[1].change, "exchange_error": found[1].error_ratio}
 
     @torch.inference_mode()
     def drawn(self, count: int) -> list[Image.Image]:

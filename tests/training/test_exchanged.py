@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diafano.evaluation.exchanged import NOISE_LEVELS, exchanges
 from diafano.stable_diffusion import StableDiffusion
 from diafano.training.data.emoji.grammar import EnglishGrammar
 from diafano.training.data.emoji.sprites import Sprites
+from diafano.training.exchanged import NOISE_LEVELS, exchanges
 
 OBJECTS = ("cat", "dog", "fox", "apple", "banana", "car", "tree", "house", "star", "key")
 
