@@ -17,6 +17,7 @@ from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
 from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.examples import Examples, indices_of
 from diafano.training.latents import Latents
@@ -37,6 +38,12 @@ def autoencoder_recipe(folder: Path, **loss: float) -> AutoencoderRecipe:
     network = AutoencoderConfig(widths=(8, 16), layers=1, groups=4, middle_attention=False)
     fields: dict[str, Any] = {"output": folder, "data": DATA, "network": network, "loop": LOOP, "loss": loss}
     return AutoencoderRecipe.model_validate(fields)
+
+
+def bert_recipe(folder: Path) -> TextRecipe:
+    shape = {"width": 32, "mlp_width": 64, "layers": 1, "heads": 2, "positions": 40, "vocabulary": 2000}
+    fields = {**text_recipe(folder).model_dump(exclude={"network"}), "kind": "bert", "network": shape}
+    return TextRecipe.model_validate(fields)
 
 
 def text_recipe(folder: Path) -> TextRecipe:
@@ -94,6 +101,27 @@ def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: P
     assert model.schedule.config.prediction == "v"
     picture = model.generate("a cat", seed=1)[0]
     assert picture.size == (64, 64)
+
+
+def test_the_text_encoder_can_be_bert(parts: Path, tmp_path: Path) -> None:
+    recipe = bert_recipe(tmp_path / "text")
+    stage = TextStage(recipe, CPU)
+    with torch.no_grad():
+        before = stage.loss(0, 0)[0].item()
+    Training(stage, recipe.loop.model_copy(update={"steps": 30}), recipe.output, CPU).run()
+    with torch.no_grad():
+        assert stage.loss(0, 0)[0].item() < before
+    unet = unet_recipe(tmp_path / "unet", parts, text=tmp_path / "text", train_text=True)
+    trained = UNetStage(unet, CPU)
+    start = [parameter.detach().clone() for parameter in trained.text_encoder.parameters()]
+    Training(trained, unet.loop, unet.output, CPU).run()
+    moved = [not torch.equal(a, b) for a, b in zip(start, trained.text_encoder.parameters(), strict=True)]
+    assert any(moved), "end to end"
+    model = load_folder(tmp_path / "unet" / "model")
+    assert isinstance(model.text_encoder, BERTTextEncoder)
+    assert model.tokenizer.kind == "word_piece" and model.tokenizer.length == 40
+    again = load_folder(tmp_path / "unet" / "model").generate("a cat", seed=1)[0]
+    assert model.generate("a cat", seed=1)[0].tobytes() == again.tobytes()
 
 
 def test_the_saved_latent_scale_gives_unit_variance(parts: Path) -> None:

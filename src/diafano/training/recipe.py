@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from diafano.errors import UserError
 from diafano.files import read_text
@@ -13,6 +13,7 @@ from diafano.networks.tiny_decoder import TinyDecoderConfig
 from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
 from diafano.request.card import ModelCard
+from diafano.text_encoder.bert import BERTConfig
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.data.emoji.arrangements import Arrangement
 from diafano.training.data.emoji.languages import Language
@@ -155,10 +156,12 @@ class TextRecipe(Section):
 
     output: Path
     data: DataRecipe
-    network: CLIPTextConfig
+    kind: Literal["clip", "bert"] = "clip"
+    """CLIP: causal, byte pairs; BERT: every token sees the whole text, WordPiece."""
+    network: CLIPTextConfig | BERTConfig
     """Its vocabulary and special tokens are set by the trained tokenizer."""
     vocabulary: int = Field(default=2000, ge=600)
-    """Most tokens in the vocabulary: 512 for single bytes, 2 special ones, the rest for words and their pieces."""
+    """Most tokens in the vocabulary: for CLIP 512 for single bytes, 2 special ones, the rest for words and pieces."""
     picture_widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels of the picture tower, which is thrown away after training; each level halves height and width."""
     shared_width: int = Field(default=256, ge=8)
@@ -169,6 +172,12 @@ class TextRecipe(Section):
     alike_captions: float = Field(default=0.0, ge=0, le=1)
     """Share of batches made of captions with like words: there only the few words that differ tell pictures apart."""
     loop: LoopRecipe
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _of_its_kind(cls, network: Any, info: ValidationInfo) -> Any:
+        shape = BERTConfig if info.data.get("kind") == "bert" else CLIPTextConfig
+        return network if isinstance(network, shape) else shape.model_validate(network)
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "TextRecipe":

@@ -20,9 +20,10 @@ from diafano.errors import note
 from diafano.families.folder_parts import CLIP
 from diafano.networks.layers import Downsample, ResidualBlock
 from diafano.pictures.pixels import grid, to_picture
+from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.spelling import cut_captions_note
-from diafano.text_encoder.tokenizer import train_byte_pair
+from diafano.text_encoder.tokenizer import train_byte_pair, train_word_piece
 from diafano.training.examples import Examples, indices_of, open_source, to_pixels
 from diafano.training.feed import Feed, Wanted, in_order
 from diafano.training.losses import contrastive
@@ -70,7 +71,8 @@ class TextStage:
             colours.append(made.pixels.mean(axis=(1, 2), dtype=np.float32))
         self.mean_colours = np.concatenate(colours)  # (count, 3)
         self.feed = Feed(source, lambda number: Wanted(self._indices(number)), recipe.data.processes)
-        self.tokenizer = train_byte_pair(captions, recipe.vocabulary, length=recipe.network.positions)
+        train_tokenizer = train_word_piece if recipe.kind == "bert" else train_byte_pair
+        self.tokenizer = train_tokenizer(captions, recipe.vocabulary, length=recipe.network.positions)
         network = recipe.network.model_copy(
             update={
                 "vocabulary": self.tokenizer.vocabulary_size,
@@ -80,7 +82,9 @@ class TextStage:
             }
         )
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
-        self.text_encoder = CLIPTextEncoder(network)
+        self.text_encoder: CLIPTextEncoder | BERTTextEncoder = (
+            BERTTextEncoder(network) if isinstance(network, BERTConfig) else CLIPTextEncoder(network)
+        )
         self.pictures = PictureTower(recipe.picture_widths, recipe.shared_width)
         self.texts = nn.Linear(network.width, recipe.shared_width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -95,7 +99,8 @@ class TextStage:
         self.ids = self.tokenizer(captions)
         if (cut := cut_captions_note(self.tokenizer, captions, self.ids)) is not None:
             note(cut)
-        self.words = weighted_words(self.ids, (self.tokenizer.start_token, self.tokenizer.end_token))
+        tokenizer = self.tokenizer
+        self.words = weighted_words(self.ids, (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token))
         self.held_out_ids = self.tokenizer(self.held_out.captions)
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,7 +126,7 @@ class TextStage:
         return rng.permutation(nearest)[: loop.batch]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Ids (b, 77) -> (b, shared width). Attention is causal, so what follows the longest text's end can be cut."""
+        """Ids (b, 77) -> (b, shared width). No token that counts sees what follows its text's end, so it can be cut."""
         longest = int((ids == self.tokenizer.end_token).int().argmax(dim=1).max()) + 1
         ids = ids[:, :longest].to(self.device)
         embedded: Tensor = self.texts(self.text_encoder.pooled(self.text_encoder(ids), ids))
