@@ -17,9 +17,9 @@ ALL = {name: (NOUNS[name], *OTHER_NOUNS.get(name, ())) for name in OBJECTS}
 SINGULARS = {noun.singular: (name, noun) for name, nouns in ALL.items() for noun in nouns}
 PLURALS = {noun.plural: (name, noun) for name, nouns in ALL.items() for noun in nouns}
 NUMBERS = {"due": 2, "tre": 3, "quattro": 4, "2": 2, "3": 3, "4": 4}
-SIZES = {"piccolo": "small", "piccola": "small", "piccoli": "small", "piccole": "small"} | {
-    "grande": "big",
-    "grandi": "big",
+SIZES = {
+    **dict.fromkeys(("piccolo", "piccola", "piccoli", "piccole"), "small"),
+    **dict.fromkeys(("grande", "grandi", "grosso", "grossa", "grossi", "grosse"), "big"),
 }
 RELATIONS = {
     "a sinistra di": "left of", "alla sinistra di": "left of", "a destra di": "right of", "alla destra di": "right of",

@@ -44,7 +44,10 @@ COLOURS: dict[str, Forms] = {
     "cyan": _four("azzurr"),
 }
 """Every colour of backgrounds and tints."""
-_SIZES: dict[Size, Forms] = {"small": _four("piccol"), "big": _two("grand")}
+_SIZES: dict[Size, tuple[Forms, ...]] = {
+    "small": (_four("piccol"),),
+    "big": (_two("grand"), _two("grand"), _four("gross")),
+}
 _NUMBERS = {2: "due", 3: "tre", 4: "quattro"}
 _PLACES: dict[Place, tuple[str, ...]] = {
     "left": ("a sinistra", "sulla sinistra", "sul lato sinistro"),
@@ -114,7 +117,8 @@ class ItalianGrammar:
     def vocabulary(self, objects: Iterable[str]) -> frozenset[str]:
         nouns = [noun for name in objects for noun in _nouns(name)]
         words = [form for noun in nouns for form in (noun.singular, noun.plural)]
-        words += [form for forms in (*COLOURS.values(), *_SIZES.values()) for form in forms]
+        adjectives = [*COLOURS.values(), *(forms for kinds in _SIZES.values() for forms in kinds)]
+        words += [form for forms in adjectives for form in forms]
         words += [*_NUMBERS.values(), *map(str, _NUMBERS), "un", "uno", "una", "e", "ed", *_FRAMES]
         # With the article that elides, a noun is one word to whoever splits at spaces: "un'ape".
         words += [with_article(noun.singular, noun.gender) for noun in nouns]
@@ -148,7 +152,8 @@ def _phrase(thing: Thing, article: bool, rng: np.random.Generator | None = None)
         noun = pick(OTHER_NOUNS[thing.name], rng)
     words = [noun.singular if thing.count == 1 else noun.plural]
     if thing.size is not None:
-        size = _form(_SIZES[thing.size], noun, thing.count)
+        kinds = _SIZES[thing.size]
+        size = _form(kinds[0] if rng is None else pick(kinds, rng), noun, thing.count)
         after = rng is not None and thing.tint is None and rng.random() < 0.4  # "un gatto grande"
         words.insert(len(words) if after else 0, size)
     if thing.tint is not None:
