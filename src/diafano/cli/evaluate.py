@@ -67,7 +67,8 @@ def run(
 ) -> None:
     """Evaluate the model at `source` (None: the one that ships) and print the result.
 
-    `settings` are steps, guidance and sampler; None is the model's own. `language` is the prompts'. `loading` are options of `diafano.load`.
+    `settings` are steps, guidance and sampler; None is the model's own. `language` is the prompts'. `loading` are
+    options of `diafano.load`.
     Raises UserError for what cannot be done, as far as possible before anything is drawn.
     """
     with bar() as progress:
