@@ -276,14 +276,19 @@ def test_latents_of_an_interrupted_run_are_kept(parts: Path, tmp_path: Path, mon
 def test_while_the_text_encoder_learns_an_example_is_worded_anew_each_time(parts: Path, tmp_path: Path) -> None:
     data = {**DATA, "languages": ["en", "it"]}
     stage = UNetStage(unet_recipe(tmp_path, parts, train_text=True, data=data), CPU)
-    said: list[list[str]] = []
+    said: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         own = stage.source.caption
-        patch.setattr(stage.source, "caption", lambda *given: said.append([*map(str, given)]) or own(*given))
+
+        def caption(index: int, wording: int = 0) -> str:
+            said.append((index, wording))
+            return own(index, wording)
+
+        patch.setattr(stage.source, "caption", caption)
         stage.loss(0, 0)
         stage.loss(6, 3)  # 24 examples, 4 a batch: the second time
-    assert {wording for _, wording in said[:4]} == {"0"}
-    assert {wording for _, wording in said[4:]} == {"1"}
+    assert {wording for _, wording in said[:4]} == {0}
+    assert {wording for _, wording in said[4:]} == {1}
 
 
 def test_every_example_comes_once_an_epoch_in_an_order_that_changes() -> None:
