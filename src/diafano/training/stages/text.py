@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diafano.checkpoints.parts import write_part
 from diafano.errors import note
-from diafano.families.folder_parts import CLIP
+from diafano.families.folder_parts import BERT, CLIP
 from diafano.networks.layers import Downsample, ResidualBlock
 from diafano.pictures.pixels import grid, to_picture
 from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
@@ -146,7 +146,7 @@ class TextStage:
 
     def save(self, folder: Path) -> None:
         """`text_encoder/` and `tokenizer/` as transformers has them."""
-        write_part(self.text_encoder, folder / "text_encoder", CLIP)
+        write_part(self.text_encoder, folder / "text_encoder", BERT if self.recipe.kind == "bert" else CLIP)
         self.tokenizer.save(folder / "tokenizer")
 
 
