@@ -1,6 +1,7 @@
 """What `diafano evaluate` prints and writes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ ARGUMENTS: dict[str, Any] = {
     "prompts": 3,
     "settings": {"steps": 1, "guidance": 1.0, "sampler": None},
     "seed": 5,
+    "language": "en",
     "as_json": False,
     "grid": None,
     "loading": {"device": "auto", "dtype": "auto"},
@@ -36,7 +38,7 @@ def untrained(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> N
 def test_json_alone_goes_to_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(**{**ARGUMENTS, "as_json": True, "grid": tmp_path / "grid.png"})
     content = json.loads(capsys.readouterr().out)
-    assert list(content) == ["overall", "frechet", "tasks", "judge", "prompts"]
+    assert list(content) == ["overall", "frechet", "exchanged_names", "tasks", "judge", "prompts"]
     assert [one["seed"] for one in content["prompts"]] == [5, 6, 7]
     assert not any(one["passed"] for one in content["prompts"])  # random weights draw nothing
     with Image.open(tmp_path / "grid.png") as sheet:
@@ -46,8 +48,18 @@ def test_json_alone_goes_to_standard_output(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.usefixtures("untrained")
 def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     run(**ARGUMENTS)
-    *_, overall, frechet = capsys.readouterr().out.splitlines()
+    *_, overall, frechet, exchanged = capsys.readouterr().out.splitlines()
     assert overall.startswith("overall") and frechet.startswith("Fréchet distance")
+    assert re.fullmatch(
+        r"names exchanged: the prediction changes by (\d\.\d\d at \d+(, )?){4} \(error x .*\)", exchanged
+    )
+
+
+@pytest.mark.usefixtures("untrained")
+def test_prompts_can_be_italian(capsys: pytest.CaptureFixture[str]) -> None:
+    run(**{**ARGUMENTS, "as_json": True, "language": "it"})
+    prompts = [one["prompt"] for one in json.loads(capsys.readouterr().out)["prompts"]]
+    assert all(" su sfondo " in prompt for prompt in prompts)
 
 
 def test_a_sheet_that_cannot_be_written_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

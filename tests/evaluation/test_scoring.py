@@ -97,8 +97,9 @@ def test_a_bare_background_passes_for_a_background_only(judge: Judge, sprites: S
 
 def test_json_has_what_it_says(perfect: Result) -> None:
     content = json.loads(json.dumps(perfect.as_json(), allow_nan=False))
-    assert list(content) == ["overall", "frechet", "tasks", "judge", "prompts"]
+    assert list(content) == ["overall", "frechet", "exchanged_names", "tasks", "judge", "prompts"]
     assert 0 < content["frechet"] == perfect.frechet
+    assert content["exchanged_names"] == [], "a draughtsman has no network to ask"
     assert content["overall"] == pytest.approx(perfect.overall)
     assert list(content["tasks"]) == list(content["judge"]) == list(TASKS)
     for task in TASKS:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diafano.errors import UserError
-from diafano.text_encoder.tokenizer import Tokenizer, byte_alphabet, train_byte_pair
+from diafano.text_encoder.tokenizer import Tokenizer, byte_alphabet, train_byte_pair, train_word_piece
 
 WORDS = ["apple", "banana", "cat", "dog", "penguin", "fox", "left", "of", "right", "above", "background", "red", "blue"]
 CAPTIONS = [
@@ -307,3 +307,25 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram", "vocab": []}}', encoding="utf-8")
     with pytest.raises(UserError, match="holds a Unigram tokenizer"):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_word_pieces_are_learnt_and_are_transformers(tmp_path: Path) -> None:
+    captions = ["a fox and a bee", "two foxes", "un'ape gialla e una volpe", "Due volpi e un caffè", "a fox"] * 3
+    learnt = train_word_piece(captions, 120, length=16)
+    assert learnt.kind == "word_piece" and learnt.pad_token == 0
+    assert learnt.tokens("a fox") == ["a", "fox"]
+    learnt.save(tmp_path)
+    oracle = transformers.BertTokenizer.from_pretrained(tmp_path)
+    for text in [*captions, "a foxy box?", "CAFFÈ", "xyz 狐"]:
+        assert learnt(text)[0].tolist() == padded(oracle, text, 16), text
+    again = train_word_piece(captions, 120, length=16)
+    assert [again.name_of(token) for token in range(60)] == [learnt.name_of(token) for token in range(60)]
+    assert Tokenizer.from_folder(tmp_path)("two foxes").tolist() == learnt("two foxes").tolist()
+
+
+@pytest.mark.parametrize(
+    ("captions", "size", "said"), [(["a fox"], 8, "too small"), ([], 100, "no words"), ("a", 9, "several")]
+)
+def test_word_pieces_that_cannot_be_learnt(captions: list[str], size: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        train_word_piece(captions, size)

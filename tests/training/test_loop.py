@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from diafano.errors import UserError
 from diafano.training.ema import MovingAverage
-from diafano.training.loop import Progress, Training, learning_rate
+from diafano.training.loop import Progress, Training, learning_rate, multiplies_bf16
 from diafano.training.recipe import LoopRecipe
 
 CPU = torch.device("cpu")
@@ -108,6 +110,34 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     again = Training(LineStage(), recipe(), tmp_path, CPU)
     assert again.step == 14
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_told_to_stop_loses_no_step(tmp_path: Path, number: signal.Signals) -> None:
+    straight = LineStage()
+    Training(straight, recipe(), tmp_path / "straight", CPU).run()
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 20:
+            os.kill(os.getpid(), number)
+
+    listening = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        Training(LineStage(), recipe(), tmp_path / "stopped", CPU).run(stop)
+    assert signal.getsignal(number) is listening
+    resumed = LineStage()
+    again = Training(resumed, recipe(), tmp_path / "stopped", CPU)
+    assert again.step == 20
+    again.run()
+    assert torch.equal(resumed.trained.weight, straight.trained.weight)
+
+
+def test_precision_is_chosen_for_the_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for amx in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {"avx512_bf16": True, "amx_bf16": amx})
+        assert Training(LineStage(), recipe(precision="auto"), tmp_path, CPU).half is amx
+    assert multiplies_bf16(torch.device("cuda"))
+    assert Training(LineStage(), recipe(precision="bf16"), tmp_path, CPU).half
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from diafano.noise.schedule import NoiseSchedule, ScheduleConfig
-from diafano.training.losses import contrastive, divergence, gradient_error, hinge_discriminator, min_snr_weight
+from diafano.training.losses import (
+    contrastive,
+    divergence,
+    edge_ratio,
+    gradient_error,
+    hinge_discriminator,
+    min_snr_weight,
+)
 
 
 def test_divergence_of_normal_distributions() -> None:
@@ -60,3 +67,9 @@ def test_no_gamma_is_no_weighting() -> None:
 def test_hinge_discriminator() -> None:
     assert hinge_discriminator(torch.tensor([2.0]), torch.tensor([-3.0])).item() == 0.0
     assert hinge_discriminator(torch.tensor([0.0]), torch.tensor([0.0])).item() == 1.0
+
+
+def test_edge_ratio_is_one_for_the_same_and_less_for_a_blurred_picture() -> None:
+    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert edge_ratio(picture, picture) == pytest.approx(1.0)
+    assert edge_ratio(torch.nn.functional.avg_pool2d(picture, 3, 1, 1), picture) < 0.5

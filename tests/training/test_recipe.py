@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from diafano.errors import UserError
-from diafano.training.recipe import STAGES, AutoencoderRecipe, read_recipe
+from diafano.training.data.emoji.objects import EVERYDAY, OBJECTS
+from diafano.training.recipe import STAGES, AutoencoderRecipe, UNetRecipe, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOOD = """
@@ -71,3 +72,17 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
 def test_the_recipes_in_the_repository_are_valid(path: Path) -> None:
     if path.stem in STAGES:
         read_recipe(path, STAGES[path.stem])
+
+
+def test_everyday_objects_are_named_in_one_word(tmp_path: Path) -> None:
+    recipe = read_recipe(
+        written(tmp_path, GOOD.replace("size = 64", 'size = 64\nobjects = "everyday"')), AutoencoderRecipe
+    )
+    assert recipe.data.objects == EVERYDAY
+    assert set(EVERYDAY) <= set(OBJECTS) and len(EVERYDAY) >= 48
+
+
+def test_a_model_card_names_what_was_trained_on() -> None:
+    recipe = read_recipe(RECIPES / "embedded" / "unet.toml", UNetRecipe)
+    assert recipe.told_card.objects == recipe.data.objects == EVERYDAY
+    assert recipe.told_card.languages == ("en", "it")

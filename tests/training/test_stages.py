@@ -17,8 +17,10 @@ from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
 from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
+from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.examples import Examples, indices_of
+from diafano.training.latents import Latents
 from diafano.training.loop import Progress, Training
 from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe
 from diafano.training.stages.autoencoder import AutoencoderStage
@@ -36,6 +38,12 @@ def autoencoder_recipe(folder: Path, **loss: float) -> AutoencoderRecipe:
     network = AutoencoderConfig(widths=(8, 16), layers=1, groups=4, middle_attention=False)
     fields: dict[str, Any] = {"output": folder, "data": DATA, "network": network, "loop": LOOP, "loss": loss}
     return AutoencoderRecipe.model_validate(fields)
+
+
+def bert_recipe(folder: Path) -> TextRecipe:
+    shape = {"width": 32, "mlp_width": 64, "layers": 1, "heads": 2, "positions": 40, "vocabulary": 2000}
+    fields = {**text_recipe(folder).model_dump(exclude={"network"}), "kind": "bert", "network": shape}
+    return TextRecipe.model_validate(fields)
 
 
 def text_recipe(folder: Path) -> TextRecipe:
@@ -88,16 +96,38 @@ def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: P
     recipe = unet_recipe(tmp_path, parts, train_text=True)
     Training(UNetStage(recipe, CPU), recipe.loop, tmp_path, CPU).run()
     model = load_folder(tmp_path / "model")
-    assert model.card == recipe.card
+    assert model.card == recipe.told_card
+    assert model.card.objects == tuple(OBJECTS)
     assert model.schedule.config.prediction == "v"
     picture = model.generate("a cat", seed=1)[0]
     assert picture.size == (64, 64)
 
 
+def test_the_text_encoder_can_be_bert(parts: Path, tmp_path: Path) -> None:
+    recipe = bert_recipe(tmp_path / "text")
+    stage = TextStage(recipe, CPU)
+    with torch.no_grad():
+        before = stage.loss(0, 0)[0].item()
+    Training(stage, recipe.loop.model_copy(update={"steps": 30}), recipe.output, CPU).run()
+    with torch.no_grad():
+        assert stage.loss(0, 0)[0].item() < before
+    unet = unet_recipe(tmp_path / "unet", parts, text=tmp_path / "text", train_text=True)
+    trained = UNetStage(unet, CPU)
+    start = [parameter.detach().clone() for parameter in trained.text_encoder.parameters()]
+    Training(trained, unet.loop, unet.output, CPU).run()
+    moved = [not torch.equal(a, b) for a, b in zip(start, trained.text_encoder.parameters(), strict=True)]
+    assert any(moved), "end to end"
+    model = load_folder(tmp_path / "unet" / "model")
+    assert isinstance(model.text_encoder, BERTTextEncoder)
+    assert model.tokenizer.kind == "word_piece" and model.tokenizer.length == 40
+    again = load_folder(tmp_path / "unet" / "model").generate("a cat", seed=1)[0]
+    assert model.generate("a cat", seed=1)[0].tobytes() == again.tobytes()
+
+
 def test_the_saved_latent_scale_gives_unit_variance(parts: Path) -> None:
-    stage = AutoencoderStage(autoencoder_recipe(parts / "unused"), CPU)
+    examples = Examples.read(autoencoder_recipe(parts / "unused").data)
     autoencoder = read_part(parts / "autoencoder" / "vae", AUTOENCODER).filled()
-    latents = autoencoder.encode(stage.examples.batch(np.arange(24), CPU)).mean
+    latents = autoencoder.encode(examples.batch(np.arange(24), CPU)).mean
     assert latents.std().item() == pytest.approx(1.0, rel=0.02)
 
 
@@ -211,8 +241,8 @@ def test_dropped_captions_become_the_empty_one(parts: Path, tmp_path: Path) -> N
     stage = UNetStage(unet_recipe(tmp_path, parts), CPU)
     with torch.no_grad():
         empty = stage.text_encoder(stage.tokenizer([""]))
-        own = stage.text_encoder(stage.ids[3:4])
-    mixed = stage._text(np.array([3, 3]), torch.tensor([False, True]))
+        own = stage.text_encoder(stage.tokenizer([stage.source.caption(3)]))
+    mixed = stage._text(np.array([3, 3]), torch.tensor([False, True]), 0)
     assert torch.allclose(mixed[0], own[0], atol=2e-3)  # the cache holds float16
     assert torch.allclose(mixed[1], empty[0], atol=2e-3)
 
@@ -225,11 +255,40 @@ def test_latents_are_computed_once_and_again_when_the_weights_change(parts: Path
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == files
     with torch.no_grad():
         stage.autoencoder.quant_conv.weight.mul_(1.01)
-    from diafano.training.examples import Examples
-    from diafano.training.stages.unet import cached_latents
-
-    cached_latents(stage.autoencoder, Examples.read(recipe.data), CPU, tmp_path / "cache")
+    Latents(stage.autoencoder, recipe.data, tmp_path / "cache", CPU).of(stage.source, stage.count)
     assert len(list((tmp_path / "cache").glob("latents-*"))) == len([f for f in files if "latents" in f.name]) + 1
+
+
+def test_latents_of_an_interrupted_run_are_kept(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diafano.training.latents.IN_A_FILE", 10)
+    stage = UNetStage(unet_recipe(tmp_path / "whole", parts), CPU)
+    with torch.no_grad():
+        pixels = Examples.read(stage.recipe.data).batch(np.arange(24), CPU)
+        assert torch.equal(stage.latents, stage.autoencoder.encode(pixels).mean.half())
+    files = sorted((tmp_path / "whole" / "cache").glob("latents-*-0-10.*"))
+    (tmp_path / "halved" / "cache").mkdir(parents=True)
+    (tmp_path / "halved" / "cache" / files[0].name).write_bytes(files[0].read_bytes())
+    kept = (tmp_path / "halved" / "cache" / files[0].name).stat().st_mtime_ns
+    assert torch.equal(UNetStage(unet_recipe(tmp_path / "halved", parts), CPU).latents, stage.latents)
+    assert (tmp_path / "halved" / "cache" / files[0].name).stat().st_mtime_ns == kept
+
+
+def test_while_the_text_encoder_learns_an_example_is_worded_anew_each_time(parts: Path, tmp_path: Path) -> None:
+    data = {**DATA, "languages": ["en", "it"]}
+    stage = UNetStage(unet_recipe(tmp_path, parts, train_text=True, data=data), CPU)
+    said: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        own = stage.source.caption
+
+        def caption(index: int, wording: int = 0) -> str:
+            said.append((index, wording))
+            return own(index, wording)
+
+        patch.setattr(stage.source, "caption", caption)
+        stage.loss(0, 0)
+        stage.loss(6, 3)  # 24 examples, 4 a batch: the second time
+    assert {wording for _, wording in said[:4]} == {0}
+    assert {wording for _, wording in said[4:]} == {1}
 
 
 def test_every_example_comes_once_an_epoch_in_an_order_that_changes() -> None:

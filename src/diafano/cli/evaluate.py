@@ -1,9 +1,10 @@
 """`diafano evaluate`: draw, judge, print, and put the pictures on a sheet."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,13 @@ from diafano.cli.targets import replacing
 from diafano.errors import UserError
 
 
+class Language(StrEnum):
+    """What the prompts can be in."""
+
+    en = "en"
+    it = "it"
+
+
 def command(
     model: option.Model = None,
     prompts: Annotated[int, typer.Option(help="How many prompts to draw.", metavar="N")] = 200,
@@ -20,6 +28,7 @@ def command(
     guidance: Annotated[float | None, typer.Option(help="Guidance. Default: the model's own.", metavar="G")] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampler. Default: the model's own.", metavar="S")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the prompts and their noise.", metavar="N")] = 0,
+    language: Annotated[Language, typer.Option(help="What the prompts are in: English or Italian.")] = Language.en,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     grid: Annotated[
         Path | None, typer.Option(help="Also write the pictures, marked pass or fail.", metavar="FILE")
@@ -31,13 +40,16 @@ def command(
     """Draw prompts that training never saw and judge whether the pictures show them.
 
     Scores single objects, two objects, counting, colour, position, background and colour binding. The judge shares no
-    weights with the model; its own accuracy on true scenes is printed beside.
+    weights with the model; its own accuracy on true scenes is printed beside. The last line says by how much the
+    network's prediction changes when a caption's two names are exchanged ("a house above a tree"): near 0, who stands
+    where is chance.
     """
     run(
         source=model,
         prompts=prompts,
         settings={"steps": steps, "guidance": guidance, "sampler": sampler},
         seed=seed,
+        language=language.value,
         as_json=json,
         grid=grid,
         loading={"device": device, "dtype": dtype, "revision": revision},
@@ -50,13 +62,15 @@ def run(
     prompts: int,
     settings: Mapping[str, Any],
     seed: int,
+    language: Literal["en", "it"],
     as_json: bool,
     grid: Path | None,
     loading: Mapping[str, Any],
 ) -> None:
     """Evaluate the model at `source` (None: the one that ships) and print the result.
 
-    `settings` are steps, guidance and sampler; None is the model's own. `loading` are options of `diafano.load`.
+    `settings` are steps, guidance and sampler; None is the model's own. `language` is the prompts'. `loading` are
+    options of `diafano.load`.
     Raises UserError for what cannot be done, as far as possible before anything is drawn.
     """
     with bar() as progress:
@@ -65,6 +79,7 @@ def run(
         from diafano.evaluation.judge import Judge
         from diafano.evaluation.scoring import evaluate, held_out_prompts
         from diafano.pictures.files import check_target, save_picture
+        from diafano.training.data.emoji.languages import GRAMMARS
         from diafano.training.data.emoji.sprites import Sprites
 
         if grid is not None:
@@ -81,6 +96,7 @@ def run(
             seed=seed,
             settings=settings,
             objects=model.card.objects,
+            grammar=GRAMMARS[language](),
             on_picture=progress.advance,
         )
 

@@ -117,6 +117,8 @@ def generate(options: Options) -> None:
         prompt = addons.tagged(prompt)
         request, start = model.prepare(prompt, image=image, mask=mask, **settings)
         _tell_of_chunks(model, request)
+        if options.loading.model is None:
+            _tell_of_unknown_words(model, prompt)
         pictures, strip = drawn(options, model, request, start, controls, progress)
 
     # Before the pictures: where they cannot be written, whoever knows the seed can draw them again.
@@ -201,6 +203,17 @@ def _tell_of_chunks(model: "StableDiffusion", request: "Request") -> None:
         parts = read_prompt(text, model.tokenizer, weighting, request.steps)
         if any(len(held.chunks) > 1 for part in parts for held in part.texts):
             print(f"{name}: {count_sentence(parts)}", file=sys.stderr)
+
+
+def _tell_of_unknown_words(model: "StableDiffusion", prompt: str) -> None:
+    """Which words the embedded model has never seen: it draws something for them all the same."""
+    from diafano.training.data.emoji.languages import languages_of
+    from diafano.training.data.emoji.words import never_seen
+
+    if model.card.objects is not None:
+        said = never_seen(prompt, "the embedded model", model.card.objects, languages_of(model.card.languages))
+        if said is not None:
+            note(said)
 
 
 def _seeds(request: "Request") -> list[str]:

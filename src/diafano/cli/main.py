@@ -26,6 +26,7 @@ class Commands(LateGroup):
         "generate": "Draw pictures from a text.",
         "tokens": "Show how a prompt is read: its tokens, their weights, its chunks, what changes on the way.",
         "samplers": "List the samplers and schedules that `generate` knows.",
+        "objects": "List what the embedded model was trained to draw.",
         "noise": "Show a picture drowning in noise, in pixels and in latents.",
         "inspect": "Print a model's parts, their sizes and a picture's way through them.",
         "train": "Train one of the networks on captioned pictures.",

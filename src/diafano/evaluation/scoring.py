@@ -12,10 +12,12 @@ from diafano.evaluation.accuracy import SCENES, Accuracy, accuracy_of
 from diafano.evaluation.frechet import distance_from_true
 from diafano.evaluation.judge import Judge, Sighting, pixels_of
 from diafano.evaluation.rules import judged
+from diafano.stable_diffusion import StableDiffusion
 from diafano.training.data.emoji.grammar import EnglishGrammar, Grammar
 from diafano.training.data.emoji.scene_sampler import TASKS, SceneSampler, Task
 from diafano.training.data.emoji.scenes import Scene
 from diafano.training.data.emoji.sprites import Sprites
+from diafano.training.exchanged import Exchange, exchanges
 
 PROMPTS = 200
 """Prompts in an evaluation, spread evenly over the tasks."""
@@ -82,6 +84,8 @@ class Result:
     judge: Mapping[Task, Accuracy]
     frechet: float | None = None
     """Distance of the pictures from true ones in the judge's features, see `frechet`; None for a single picture."""
+    exchanges: tuple[Exchange, ...] = ()
+    """What exchanging two names in a caption does to the prediction, see `exchanged`; empty where nobody can tell."""
 
     def of(self, task: Task) -> list[JudgedPrompt]:
         """The prompts of one task."""
@@ -105,10 +109,11 @@ class Result:
         return sum(self.tasks[task] for task in self.counted) / len(self.counted)
 
     def as_json(self) -> dict[str, Any]:
-        """``overall``, ``frechet``, ``tasks``, ``judge`` and ``prompts``, in JSON's types."""
+        """``overall``, ``frechet``, ``exchanged_names``, ``tasks``, ``judge`` and ``prompts``, in JSON's types."""
         return {
             "overall": self.overall,
             "frechet": self.frechet,
+            "exchanged_names": [_rounded(asdict(one)) for one in self.exchanges],
             "tasks": {task: {"score": score, "count": len(self.of(task))} for task, score in self.tasks.items()},
             "judge": {
                 task: {"accuracy": row.accuracy, **asdict(row), "counted": row.counted}
@@ -132,6 +137,10 @@ class Result:
             lines.append(
                 f"{'Fréchet distance':<16}{self.frechet:>7.2f}{'':>10}   from true pictures, by the judge's features"
             )
+        if self.exchanges:
+            changes = ", ".join(f"{one.change:.2f} at {one.timestep}" for one in self.exchanges)
+            ratio = self.exchanges[0].error_ratio
+            lines.append(f"names exchanged: the prediction changes by {changes} (error x {ratio:.2f} at the first)")
         return "\n".join(lines)
 
 
@@ -144,20 +153,23 @@ def evaluate(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     objects: Sequence[str] | None = None,
+    grammar: Grammar | None = None,
     judge_scenes: int = SCENES,
     on_picture: Callable[[], object] | None = None,
 ) -> Result:
     """Let `model` draw held-out prompts, and judge the pictures; `seed` decides prompts and noise.
 
     `objects` are those that the model was trained to draw (None: all that the judge knows); the judge must know them.
-    `settings` are handed to `model.generate` (steps, guidance, sampler). The judge's own accuracy is measured anew on
+    `settings` are handed to `model.generate` (steps, guidance, sampler); `grammar` words the prompts (None: English's).
+    The judge's own accuracy is measured anew on
     `judge_scenes` true scenes a task. `on_picture` is called after each picture.
     """
     given = {} if settings is None else dict(settings)
     known = judge.objects if objects is None else tuple(objects)
     if unknown := [name for name in known if name not in judge.objects]:
         raise UserError(f"the judge does not know the object {unknown[0]!r}: train a judge for the model's objects")
-    asked = list(held_out_prompts(known, prompts, seed))
+    words = EnglishGrammar() if grammar is None else grammar
+    asked = list(held_out_prompts(known, prompts, seed, words))
     pictures: list[Image.Image] = []
     for prompt in asked:
         pictures.append(model.generate(prompt.text, seed=prompt.seed, **given)[0])
@@ -169,7 +181,8 @@ def evaluate(
         verdict = judged(prompt.task, prompt.scene, seen, judge.card.natural_tints)
         rows.append(JudgedPrompt(prompt, verdict.passed, verdict.why, seen, picture))
     frechet = distance_from_true(judge, pixels, [prompt.scene for prompt in asked], sprites)
-    return Result(tuple(rows), accuracy_of(judge, sprites, scenes=judge_scenes), frechet)
+    changes = exchanges(model, sprites, words, known, seed=seed) if isinstance(model, StableDiffusion) else []
+    return Result(tuple(rows), accuracy_of(judge, sprites, scenes=judge_scenes), frechet, tuple(changes))
 
 
 def held_out_prompts(objects: Sequence[str], count: int, seed: int, grammar: Grammar | None = None) -> Iterator[Prompt]:

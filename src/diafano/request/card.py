@@ -22,3 +22,5 @@ class ModelCard(BaseModel):
     schedule: ScheduleName = "uniform"
     objects: tuple[str, ...] | None = None
     """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
+    languages: tuple[str, ...] = ("en",)
+    """Those of the captions of emoji scenes that it was trained with."""

@@ -17,7 +17,7 @@ import tokenizers
 import torch
 from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers.models import BPE, WordPiece
-from tokenizers.trainers import BpeTrainer
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from torch import Tensor
 
 from diafano.errors import UserError
@@ -301,6 +301,51 @@ def train_byte_pair(
     backend = _clip_backend(vocabulary, merges)
     backend.add_tokens([added_token(START), added_token(END)])
     return Tokenizer(backend, "byte_pair", SPECIAL_TOKENS["byte_pair"], length=length)
+
+
+def train_word_piece(
+    captions: Iterable[str], vocabulary_size: int, *, length: int = LENGTH, minimum_frequency: int = 2
+) -> Tokenizer:
+    """Learn BERT's WordPiece from captions, in lower case and without accents, as BERT's uncased models have it.
+
+    The vocabulary is the special tokens, padding with id 0 first; the letters that occur, each at a word's beginning
+    and within one; then pieces and whole words by how often they occur. A letter that no caption has is [UNK]. The
+    same captions give the same tokens.
+
+    Raises UserError when ``vocabulary_size`` has no room for the letters, or there are no captions.
+    """
+    if isinstance(captions, str):
+        raise UserError("Captions must be several texts, not one string; pass a list of strings.")
+    named = SPECIAL_TOKENS["word_piece"]
+    special = [named[role] for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")]
+    learner = _bert_backend({}, named["unk_token"], WORD_PIECE_OPTIONS)
+    assert learner.normalizer is not None and learner.pre_tokenizer is not None
+    texts = list(captions)
+    words = {
+        word
+        for text in texts
+        for word, _ in learner.pre_tokenizer.pre_tokenize_str(learner.normalizer.normalize_str(text))
+    }
+    letters = sorted({letter for word in words for letter in word})
+    if not letters:
+        raise UserError("The captions hold no words to learn a vocabulary from; give more captions.")
+    # Named as special tokens, for the reason that `train_byte_pair` tells.
+    known = [*special, *letters, *("##" + letter for letter in letters)]
+    if vocabulary_size < len(known):
+        raise UserError(
+            f"A vocabulary of {vocabulary_size} tokens is too small: the captions' letters alone take {len(known)};"
+            " give a larger vocabulary_size."
+        )
+    learner.train_from_iterator(
+        texts,
+        trainer=WordPieceTrainer(
+            vocab_size=vocabulary_size, min_frequency=minimum_frequency, special_tokens=known, show_progress=False
+        ),
+    )
+    vocabulary = json.loads(learner.to_str())["model"]["vocab"]
+    backend = _bert_backend(vocabulary, named["unk_token"], WORD_PIECE_OPTIONS)
+    backend.add_tokens([added_token(token, special=True) for token in special])
+    return Tokenizer(backend, "word_piece", named, length=length, options=WORD_PIECE_OPTIONS)
 
 
 def byte_alphabet() -> list[str]:

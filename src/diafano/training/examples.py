@@ -1,4 +1,7 @@
-"""Batches of captioned pictures, each decided by a step's number alone, so that a resumed run sees the same ones."""
+"""Captioned pictures to train on: what a recipe names, and which of them make the batch of a number.
+
+That is decided by the number alone, so that a resumed run sees the same ones. See `feed` for the batches themselves.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,8 +16,6 @@ from diafano.training.data.emoji.emoji import EmojiScenes
 from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.data.folder import PictureFolder
 from diafano.training.recipe import DataRecipe
-
-WINDOW_TRIES = 4
 
 
 class Examples:
@@ -32,13 +33,7 @@ class Examples:
     @classmethod
     def read(cls, recipe: DataRecipe, *, count: int | None = None, held_out: bool = False) -> "Examples":
         """Draw or read what the recipe names, at most `count`; `held_out` asks for scenes kept from training."""
-        source: EmojiScenes | PictureFolder
-        if recipe.folder is not None:
-            source = PictureFolder(recipe.folder, recipe.size)
-            total = len(source)
-        else:
-            source = emoji_scenes(recipe, held_out=held_out)
-            total = recipe.examples
+        source, total = open_source(recipe, held_out=held_out)
         total = total if count is None else min(count, total)
         pixels = np.empty((total, recipe.size, recipe.size, 3), np.uint8)
         captions = []
@@ -48,41 +43,34 @@ class Examples:
             captions.append(example.caption)
         return cls(pixels, captions)
 
-    def windows(self, indices: NDArray[np.int64], edge: int, rng: np.random.Generator, device: torch.device) -> Tensor:
-        """A square window of each picture, the most varied of a few places of chance: (len(indices), 3, edge, edge).
-
-        Convolutions learn little from flat surroundings, which are most of many pictures.
-        """
-        places = rng.integers(0, self.pixels.shape[1] - edge + 1, size=(len(indices), WINDOW_TRIES, 2))
-        chosen = np.empty((len(indices), edge, edge, 3), np.uint8)
-        for row, (index, tries) in enumerate(zip(indices, places, strict=True)):
-            windows = [self.pixels[index, top : top + edge, left : left + edge] for top, left in tries]
-            chosen[row] = max(windows, key=lambda window: float(window.std(axis=(0, 1)).sum()))
-        return _to_pixels(chosen, device)
-
     def batch(self, indices: NDArray[np.int64], device: torch.device) -> Tensor:
         """Pixels in [-1, 1], (len(indices), 3, size, size), float32."""
-        return _to_pixels(self.pixels[indices], device)
+        return to_pixels(self.pixels[indices], device)
 
 
-def _to_pixels(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Bytes (count, h, w, 3) -> (count, 3, h, w), float32 in [-1, 1]."""
-    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
+def to_pixels(pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Bytes (count, h, w, 3) -> (count, 3, h, w), float32 in [-1, 1]; in memory channels stay last, as is fastest."""
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def emoji_scenes(recipe: DataRecipe, *, held_out: bool = False) -> EmojiScenes:
-    """The scenes that a recipe's data section describes."""
+def open_source(recipe: DataRecipe, *, held_out: bool = False) -> tuple[EmojiScenes | PictureFolder, int]:
+    """What the recipe names, and how many examples it has."""
+    if recipe.folder is not None:
+        folder = PictureFolder(recipe.folder, recipe.size)
+        return folder, len(folder)
     sprites = Sprites.shipped() if recipe.sprites == "shipped" else Sprites.from_font(recipe.font)
-    return EmojiScenes(
+    scenes = EmojiScenes(
         sprites,
         recipe.objects,
         recipe.size,
         recipe.seed,
+        languages=recipe.languages,
         held_out=held_out,
         snap=recipe.snap,
         arrangement=recipe.arrangement,
         mix=recipe.mix,
     )
+    return scenes, recipe.examples
 
 
 @lru_cache(maxsize=4)

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
+from signal import SIGINT, SIGTERM, signal
+from threading import Event, current_thread, main_thread
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from diafano.engine.memory import keep_freed_memory
 from diafano.errors import UserError, note
 from diafano.files import check_folder, refusal, whole_file
 from diafano.pictures.files import save_picture
@@ -89,6 +92,7 @@ class Training:
             parts=recipe.workers,
         )
         self.parameters = self.optimisers.parameters
+        self.half = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(device))
         self.average = MovingAverage(stage.trained, recipe.ema)
         self.step = 0
         self.writer: Any = None
@@ -101,7 +105,9 @@ class Training:
         self.writer = _tensorboard(self.folder) if self.recipe.tensorboard else None
         started, started_at, logged_at, logged_step = time.perf_counter(), self.step, time.perf_counter(), self.step
         threads = max(1, torch.get_num_threads() // self.recipe.workers)
-        with ThreadPoolExecutor(self.recipe.workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        keep_freed_memory()
+        pool = ThreadPoolExecutor(self.recipe.workers, initializer=torch.set_num_threads, initargs=(threads,))
+        with pool, interruption() as interrupted:
             while self.step < last:
                 terms = self._update(pool)
                 self.step += 1
@@ -117,8 +123,10 @@ class Training:
                         report(Progress(self.step, self.recipe.steps, values, speed, left))
                 if self.step % self.recipe.preview_every == 0 or self.step == last:
                     self._preview()
-                if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
+                if self.step % self.recipe.checkpoint_every == 0 or self.step == last or interrupted.is_set():
                     self._save()
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
         with self.average.applied():
             self.stage.save(self.folder)
         if self.writer is not None:
@@ -145,9 +153,7 @@ class Training:
     def _pass(self, number: int) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
         """Loss and terms of one batch, and its share of the gradients."""
         # Every weight is used once in a pass, so autocast's copies are not worth keeping; passes would share them.
-        half = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16", cache_enabled=False
-        )
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)
         with half:
             loss, terms = self.stage.loss(number, self.step)
         share = loss / self.recipe.accumulate
@@ -214,6 +220,32 @@ def _not_essential(path: Path) -> Iterator[None]:
     except (OSError, UserError) as error:
         reason = refusal(error, path) if isinstance(error, OSError) else str(error)
         note(f"the training goes on, but without a part of its records: {reason}")
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether passes in bf16 are faster there than in fp32.
+
+    On a CPU by AMX alone: with AVX-512 BF16, torch's convolutions and products take twice as long as fp32's.
+    """
+    if device.type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16", False))
+
+
+@contextmanager
+def interruption() -> Iterator[Event]:
+    """Set when the process is told to stop (Ctrl-C, SIGTERM): the step that runs is finished, and not lost."""
+    told = Event()
+    if current_thread() is not main_thread():  # only there signals can be listened to
+        yield told
+        return
+    before = {number: signal(number, lambda *_: told.set()) for number in (SIGINT, SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal(number, handler)
 
 
 def _check_finite(values: Mapping[str, float], step: int) -> None:

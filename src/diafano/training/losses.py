@@ -11,6 +11,12 @@ def gradient_error(made: Tensor, true: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
+def edge_ratio(made: Tensor, true: Tensor) -> float:
+    """Mean absolute difference between neighbours in `made` over that in `true` (b, c, h, w): below 1, soft edges."""
+    slopes = [one.diff(dim=-1).abs().mean() + one.diff(dim=-2).abs().mean() for one in (made, true)]
+    return (slopes[0] / slopes[1].clamp(min=1e-9)).item()
+
+
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """Kullback-Leibler divergence of N(mean, exp(logvar)) from N(0, 1), a value's mean (Kingma & Welling 2013, B)."""
     return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from diafano.errors import UserError
 from diafano.files import read_text
@@ -13,8 +13,11 @@ from diafano.networks.tiny_decoder import TinyDecoderConfig
 from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
 from diafano.request.card import ModelCard
+from diafano.text_encoder.bert import BERTConfig
 from diafano.text_encoder.clip import CLIPTextConfig
 from diafano.training.data.emoji.arrangements import Arrangement
+from diafano.training.data.emoji.languages import Language
+from diafano.training.data.emoji.objects import EVERYDAY
 from diafano.training.optimisers import OptimiserName
 
 
@@ -35,7 +38,7 @@ class DataRecipe(Section):
     examples: int = Field(default=20_000, ge=1)
     """How many different emoji scenes to draw; a folder has what it has."""
     objects: tuple[str, ...] | None = None
-    """Which objects emoji scenes show; all of them if left out."""
+    """Which objects emoji scenes show; all of them if left out. "everyday" stands for those that people name first."""
     sprites: Literal["shipped", "font"] = "shipped"
     font: Path | None = None
     """A colour emoji font file, for sprites "font"; the one that fontconfig finds if left out."""
@@ -45,7 +48,16 @@ class DataRecipe(Section):
     """Emoji scenes: objects' places and sizes are multiples of so many pixels; see `scenes.render`."""
     arrangement: Arrangement = "free"
     """Emoji scenes: whether objects stand anywhere or evenly spread; see `arrangements`."""
+    languages: tuple[Language, ...] = Field(default=("en",), min_length=1)
+    """Emoji scenes: what captions are in, each language as often."""
     seed: int = Field(default=0, ge=0)
+    processes: int = Field(default=0, ge=0, le=64)
+    """How many processes make examples beside the training; with 0 it makes them itself, and waits."""
+
+    @field_validator("objects", mode="before")
+    @classmethod
+    def _everyday(cls, objects: Any) -> Any:
+        return EVERYDAY if objects == "everyday" else objects
 
     @model_validator(mode="after")
     def _folder_is_named(self) -> "DataRecipe":
@@ -80,7 +92,8 @@ class LoopRecipe(Section):
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the exponential moving average of the weights, which is what is saved; 0 is the weights themselves,
     and takes the memory of one copy of them less."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What the passes compute in; "auto" is bf16 where the hardware multiplies matrices of it, else fp32."""
     gradient_checkpointing: bool = False
     """Keep no activations inside the blocks: much less memory, a third more time, the same gradients."""
     seed: int = Field(default=0, ge=0)
@@ -143,10 +156,12 @@ class TextRecipe(Section):
 
     output: Path
     data: DataRecipe
-    network: CLIPTextConfig
+    kind: Literal["clip", "bert"] = "clip"
+    """CLIP: causal, byte pairs; BERT: every token sees the whole text, WordPiece."""
+    network: CLIPTextConfig | BERTConfig
     """Its vocabulary and special tokens are set by the trained tokenizer."""
     vocabulary: int = Field(default=2000, ge=600)
-    """Most tokens in the vocabulary: 512 for single bytes, 2 special ones, the rest for words and their pieces."""
+    """Most tokens in the vocabulary: for CLIP 512 for single bytes, 2 special ones, the rest for words and pieces."""
     picture_widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels of the picture tower, which is thrown away after training; each level halves height and width."""
     shared_width: int = Field(default=256, ge=8)
@@ -157,6 +172,12 @@ class TextRecipe(Section):
     alike_captions: float = Field(default=0.0, ge=0, le=1)
     """Share of batches made of captions with like words: there only the few words that differ tell pictures apart."""
     loop: LoopRecipe
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _of_its_kind(cls, network: Any, info: ValidationInfo) -> Any:
+        shape = BERTConfig if info.data.get("kind") == "bert" else CLIPTextConfig
+        return network if isinstance(network, shape) else shape.model_validate(network)
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "TextRecipe":
@@ -187,6 +208,13 @@ class UNetRecipe(Section):
     train_text: bool = False
     """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
     loop: LoopRecipe
+
+    @property
+    def told_card(self) -> ModelCard:
+        """The card, with the objects and languages of the emoji scenes where it does not name any."""
+        if self.data.kind != "emoji" or self.card.objects is not None:
+            return self.card
+        return self.card.model_copy(update={"objects": self.data.objects, "languages": self.data.languages})
 
 
 class PreviewRecipe(Section):

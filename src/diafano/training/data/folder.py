@@ -56,6 +56,10 @@ class PictureFolder:
         picture = fit(read_picture(path), self.width, self.height)
         return Example(np.array(picture.convert("RGB")), caption)
 
+    def caption(self, index: int, wording: int = 0) -> str:
+        """The caption alone; there is but one wording."""
+        return self.captions[index % len(self)][1]
+
 
 def _from_captions_beside(folder: Path) -> Iterator[tuple[Path, str]]:
     """Pictures in order of their names, each with the text of the .txt file of the same stem."""

@@ -14,9 +14,10 @@ from diafano.families.family import WriteContext
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder
 from diafano.pictures.pixels import grid, to_picture
-from diafano.training.examples import Examples, generator_of, indices_of
+from diafano.training.examples import Examples, generator_of, indices_of, open_source, to_pixels
+from diafano.training.feed import Feed, Wanted
 from diafano.training.initialise import silence_residual_branches
-from diafano.training.losses import divergence, gradient_error, hinge_discriminator
+from diafano.training.losses import divergence, edge_ratio, gradient_error, hinge_discriminator
 from diafano.training.recipe import AutoencoderRecipe
 
 START_LOGVAR = -6.0
@@ -57,12 +58,13 @@ class AutoencoderStage:
         if self.discriminator is not None:
             parts["discriminator"] = self.discriminator
         self.trained: nn.Module = nn.ModuleDict(parts).to(device)
-        self.examples = Examples.read(recipe.data)
+        source, self.count = open_source(recipe.data)
+        self.feed = Feed(source, self._wanted, recipe.data.processes)
         self.held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe
-        pixels = self._pixels(number)
+        pixels = to_pixels(self.feed(number).pixels, self.device)
         generator = generator_of(recipe.loop.seed, number)
         mean, logvar = self.autoencoder.moments(pixels)
         mean, logvar = mean.float(), logvar.float()
@@ -87,14 +89,13 @@ class AutoencoderStage:
             total = total + self._adversarial(self.discriminator, pixels, made, terms)
         return total, terms
 
-    def _pixels(self, number: int) -> Tensor:
+    def _wanted(self, number: int) -> Wanted:
         """The batch of that number: windows of pictures, or every so often as many pixels in whole pictures."""
         loop, crop, size = self.recipe.loop, self.recipe.crop, self.recipe.data.size
         if crop is None or number % WHOLE_EVERY == 0:
             count = loop.batch if crop is None else max(1, loop.batch * crop**2 // size**2)
-            return self.examples.batch(indices_of(loop.seed, number, count, len(self.examples)), self.device)
-        indices = indices_of(loop.seed, number, loop.batch, len(self.examples))
-        return self.examples.windows(indices, crop, np.random.default_rng((loop.seed, number)), self.device)
+            return Wanted(indices_of(loop.seed, number, count, self.count))
+        return Wanted(indices_of(loop.seed, number, loop.batch, self.count), crop, (loop.seed, number))
 
     def _adversarial(
         self, discriminator: PatchDiscriminator, pixels: Tensor, made: Tensor, terms: dict[str, Tensor]
@@ -108,12 +109,12 @@ class AutoencoderStage:
         return both
 
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
-        """Held-out pictures above what the autoencoder makes of them; PSNR over them in dB."""
+        """Held-out pictures above what the autoencoder makes of them; PSNR in dB, and how sharp edges stay."""
         pixels = self.held_out.batch(np.arange(len(self.held_out)), self.device)
-        made = self._rebuilt(pixels)
-        error = F.mse_loss(made.clamp(-1, 1), pixels).item()
+        made = self._rebuilt(pixels).clamp(-1, 1)
+        figures = {"psnr": 10 * math.log10(4 / F.mse_loss(made, pixels).item()), "edges": edge_ratio(made, pixels)}
         shown = [to_picture(one) for one in (*pixels[:16], *made[:16])]
-        return grid(shown, 16), {"psnr": 10 * math.log10(4 / error)}
+        return grid(shown, 16), figures
 
     def _rebuilt(self, pixels: Tensor) -> Tensor:
         made = [self.autoencoder.decode(self.autoencoder.encode(part).mean) for part in torch.split(pixels, 16)]
@@ -122,7 +123,7 @@ class AutoencoderStage:
     def save(self, folder: Path) -> None:
         """`vae/` as diffusers has it, with the latent scale that gives latents of unit variance."""
         with torch.no_grad():
-            pixels = self.examples.batch(np.arange(min(1024, len(self.examples))), self.device)
+            pixels = Examples.read(self.recipe.data, count=1024).batch(np.arange(min(1024, self.count)), self.device)
             latents = torch.cat([self.autoencoder.moments(part)[0] for part in torch.split(pixels, 32)])
         scale = round(1.0 / latents.float().std().item(), 5)
         size = self.recipe.data.size

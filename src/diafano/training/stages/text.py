@@ -17,19 +17,22 @@ from torch import Tensor, nn
 
 from diafano.checkpoints.parts import write_part
 from diafano.errors import note
-from diafano.families.folder_parts import CLIP
+from diafano.families.folder_parts import BERT, CLIP
 from diafano.networks.layers import Downsample, ResidualBlock
 from diafano.pictures.pixels import grid, to_picture
+from diafano.text_encoder.bert import BERTConfig, BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextEncoder
 from diafano.text_encoder.spelling import cut_captions_note
-from diafano.text_encoder.tokenizer import train_byte_pair
-from diafano.training.examples import Examples, indices_of
+from diafano.text_encoder.tokenizer import train_byte_pair, train_word_piece
+from diafano.training.examples import Examples, indices_of, open_source, to_pixels
+from diafano.training.feed import Feed, Wanted, in_order
 from diafano.training.losses import contrastive
 from diafano.training.recipe import TextRecipe
 
 LARGEST_SCALE = 100.0
 """CLIP's bound on the factor that the cosines are multiplied by; it starts at 1 / 0.07."""
 HELD_OUT = 256
+AT_ONCE = 64
 NEIGHBOURS = 8
 """A batch of like examples is drawn from so many times its size of those nearest to one of chance."""
 
@@ -58,9 +61,18 @@ class TextStage:
 
     def __init__(self, recipe: TextRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.examples = Examples.read(recipe.data)
+        source, self.count = open_source(recipe.data)
         self.held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
-        self.tokenizer = train_byte_pair(self.examples.captions, recipe.vocabulary, length=recipe.network.positions)
+        # What chooses the batches: all captions, and one colour a picture.
+        captions: list[str] = []
+        colours: list[NDArray[np.float32]] = []
+        for made in in_order(source, range(self.count), AT_ONCE, recipe.data.processes):
+            captions += made.captions
+            colours.append(made.pixels.mean(axis=(1, 2), dtype=np.float32))
+        self.mean_colours = np.concatenate(colours)  # (count, 3)
+        self.feed = Feed(source, lambda number: Wanted(self._indices(number)), recipe.data.processes)
+        train_tokenizer = train_word_piece if recipe.kind == "bert" else train_byte_pair
+        self.tokenizer = train_tokenizer(captions, recipe.vocabulary, length=recipe.network.positions)
         network = recipe.network.model_copy(
             update={
                 "vocabulary": self.tokenizer.vocabulary_size,
@@ -70,7 +82,9 @@ class TextStage:
             }
         )
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
-        self.text_encoder = CLIPTextEncoder(network)
+        self.text_encoder: CLIPTextEncoder | BERTTextEncoder = (
+            BERTTextEncoder(network) if isinstance(network, BERTConfig) else CLIPTextEncoder(network)
+        )
         self.pictures = PictureTower(recipe.picture_widths, recipe.shared_width)
         self.texts = nn.Linear(network.width, recipe.shared_width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -82,24 +96,24 @@ class TextStage:
                 "scale": nn.ParameterList([self.log_scale]),
             }
         ).to(device)
-        self.ids = self.tokenizer(self.examples.captions)
-        if (cut := cut_captions_note(self.tokenizer, self.examples.captions, self.ids)) is not None:
+        self.ids = self.tokenizer(captions)
+        if (cut := cut_captions_note(self.tokenizer, captions, self.ids)) is not None:
             note(cut)
-        self.mean_colours = self.examples.pixels.mean(axis=(1, 2), dtype=np.float32)  # (count, 3)
-        self.words = weighted_words(self.ids, (self.tokenizer.start_token, self.tokenizer.end_token))
+        tokenizer = self.tokenizer
+        self.words = weighted_words(self.ids, (tokenizer.start_token, tokenizer.end_token, tokenizer.pad_token))
         self.held_out_ids = self.tokenizer(self.held_out.captions)
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        indices = self._indices(number)
-        pictures = self.pictures(self.examples.batch(indices, self.device))
-        texts = self._embed(self.ids[torch.from_numpy(indices)])
+        made = self.feed(number)
+        pictures = self.pictures(to_pixels(made.pixels, self.device))
+        texts = self._embed(self.tokenizer(made.captions))
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
         return contrastive(pictures.float(), texts.float(), scale), {"scale": scale}
 
     def _indices(self, number: int) -> NDArray[np.int64]:
         """The examples of the batch of that number: all kinds, or around one of chance those most like it."""
         loop, recipe = self.recipe.loop, self.recipe
-        indices = indices_of(loop.seed, number, loop.batch, len(self.examples))
+        indices = indices_of(loop.seed, number, loop.batch, self.count)
         rng = np.random.default_rng((loop.seed, number))
         kind = rng.random()
         if kind < recipe.alike:
@@ -112,7 +126,7 @@ class TextStage:
         return rng.permutation(nearest)[: loop.batch]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Ids (b, 77) -> (b, shared width). Attention is causal, so what follows the longest text's end can be cut."""
+        """Ids (b, 77) -> (b, shared width). No token that counts sees what follows its text's end, so it can be cut."""
         longest = int((ids == self.tokenizer.end_token).int().argmax(dim=1).max()) + 1
         ids = ids[:, :longest].to(self.device)
         embedded: Tensor = self.texts(self.text_encoder.pooled(self.text_encoder(ids), ids))
@@ -132,7 +146,7 @@ class TextStage:
 
     def save(self, folder: Path) -> None:
         """`text_encoder/` and `tokenizer/` as transformers has them."""
-        write_part(self.text_encoder, folder / "text_encoder", CLIP)
+        write_part(self.text_encoder, folder / "text_encoder", BERT if self.recipe.kind == "bert" else CLIP)
         self.tokenizer.save(folder / "tokenizer")
 
 

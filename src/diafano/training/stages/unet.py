@@ -1,13 +1,12 @@
 """Third stage: the UNet learns to predict the noise (or v) in a noisy latent, given the caption."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diafano.checkpoints.diffusers import save_folder
@@ -15,8 +14,6 @@ from diafano.checkpoints.parts import read_part
 from diafano.engine.tiles import decode
 from diafano.errors import UserError, note
 from diafano.families.folder_parts import AUTOENCODER, TEXT_ENCODERS, UNET
-from diafano.files import whole_file
-from diafano.networks.autoencoder import Autoencoder
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.layers import zeroed
 from diafano.networks.unet import UNet
@@ -30,8 +27,13 @@ from diafano.sampling.samplers.table import find_sampler
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.spelling import cut_captions_note
 from diafano.text_encoder.tokenizer import Tokenizer
-from diafano.training.examples import Examples, generator_of, indices_of
+from diafano.training.data.emoji.languages import GRAMMARS
+from diafano.training.data.emoji.scene_sampler import TRAINING_MIX
+from diafano.training.data.emoji.sprites import Sprites
+from diafano.training.examples import generator_of, indices_of, open_source
+from diafano.training.exchanged import exchanges
 from diafano.training.initialise import silence_residual_branches
+from diafano.training.latents import Latents, fingerprint, save_whole
 from diafano.training.losses import min_snr_weight
 from diafano.training.recipe import UNetRecipe
 
@@ -59,19 +61,20 @@ class UNetStage:
             self.text_encoder.eval()
         self.trained: nn.Module = nn.ModuleDict(parts).to(device)
 
-        examples = Examples.read(recipe.data)
-        held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
-        self.ids = self.tokenizer(examples.captions)
-        if (cut := cut_captions_note(self.tokenizer, examples.captions, self.ids)) is not None:
+        self.source, self.count = open_source(recipe.data)
+        captions = [self.source.caption(index) for index in range(self.count)]
+        if (cut := cut_captions_note(self.tokenizer, captions, self.tokenizer(captions))) is not None:
             note(cut)
+        held_out, held_out_count = open_source(recipe.data, held_out=True)
+        held_out_count = min(HELD_OUT, held_out_count)
         self.empty = self.tokenizer([""])
-        self.held_out_captions = held_out.captions
-        self.held_out_ids = self.tokenizer(held_out.captions)
-        cache = recipe.output / "cache"
-        self.latents = cached_latents(self.autoencoder, examples, device, cache)
-        self.held_out_latents = cached_latents(self.autoencoder, held_out, device, cache)
+        self.held_out_captions = [held_out.caption(index) for index in range(held_out_count)]
+        self.held_out_ids = self.tokenizer(self.held_out_captions)
+        cache = Latents(self.autoencoder, recipe.data, recipe.output / "cache", device)
+        self.latents = cache.of(self.source, self.count)
+        self.held_out_latents = cache.of(held_out, held_out_count)
         # One row a caption and a last one for the empty caption.
-        self.texts = None if recipe.train_text else self._cached_texts(cache)
+        self.texts = None if recipe.train_text else self._cached_texts(recipe.output / "cache")
 
     def _starting_unet(self) -> UNet:
         if self.recipe.start is not None:
@@ -92,7 +95,7 @@ class UNetStage:
         generator = generator_of(recipe.loop.seed, number)
         dropped = torch.rand(len(indices), generator=generator) < recipe.caption_dropout
         latents = self.latents[torch.from_numpy(indices)].to(self.device, torch.float32)
-        return self._error(latents, self._text(indices, dropped), generator), {}
+        return self._error(latents, self._text(indices, dropped, number), generator), {}
 
     def _error(self, latents: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
         """Weighted squared error on `latents` (b, 4, h, w), with timesteps and noise from the generator."""
@@ -108,28 +111,35 @@ class UNetStage:
         error: Tensor = (weight * squared).mean()
         return error
 
-    def _text(self, indices: NDArray[np.int64], dropped: Tensor) -> Tensor:
-        """Embeddings (b, 77, width) of the captions of `indices`, the empty caption's where `dropped`."""
-        chosen = torch.from_numpy(indices)
+    def _text(self, indices: NDArray[np.int64], dropped: Tensor, number: int) -> Tensor:
+        """Embeddings (b, tokens, width) of captions of `indices`, the empty caption's where `dropped`.
+
+        While the text encoder is trained, every time that an example comes up it has another wording.
+        """
         if self.texts is not None:
-            rows = torch.where(dropped, len(self.ids), chosen)
+            rows = torch.where(dropped, self.count, torch.from_numpy(indices))
             return self.texts[rows].to(self.device, torch.float32)
-        ids = torch.where(dropped[:, None], self.empty, self.ids[chosen])
-        embedded: Tensor = self.text_encoder(ids.to(self.device))
+        wording = number * self.recipe.loop.batch // self.count
+        ids = self.tokenizer([self.source.caption(int(index), wording) for index in indices])
+        embedded: Tensor = self.text_encoder(torch.where(dropped[:, None], self.empty, ids).to(self.device))
         return embedded
 
     @torch.no_grad()
     def _cached_texts(self, cache: Path) -> Tensor:
-        ids = torch.cat([self.ids, self.empty])
-        path = cache / f"texts-{_fingerprint(self.text_encoder, ids.numpy())}.safetensors"
+        ids = torch.cat([self.tokenizer([self.source.caption(index) for index in range(self.count)]), self.empty])
+        path = cache / f"texts-{fingerprint(self.text_encoder, ids.numpy())}.safetensors"
         if path.exists():
             return load_file(path)["texts"]
         texts = torch.cat([self.text_encoder(part.to(self.device)).half().cpu() for part in torch.split(ids, 64)])
-        _save_whole({"texts": texts}, path)
+        save_whole({"texts": texts}, path)
         return texts
 
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
-        """Pictures of held-out captions, always from the same noise, and the loss on held-out latents."""
+        """Pictures of held-out captions, always from the same noise, and the loss on held-out latents.
+
+        Of emoji scenes also how the prediction changes where most is decided when a caption's names are exchanged, and
+        how much worse it becomes (`exchanged`).
+        """
         self.unet.eval()
         pictures = self.drawn(min(PREVIEWS, len(self.held_out_captions)))
         generator = generator_of(self.recipe.loop.seed, 0)
@@ -139,7 +149,14 @@ class UNetStage:
                 torch.split(self.held_out_latents, 64), torch.split(self.held_out_ids, 64), strict=True
             )
         ]
-        return grid(pictures, 8), {"loss": float(torch.stack(losses).mean())}
+        return grid(pictures, 8), {"loss": float(torch.stack(losses).mean()), **self._exchanged()}
+
+    def _exchanged(self) -> dict[str, float]:
+        data = self.recipe.data
+        if data.kind != "emoji" or data.objects is None or "related" not in (data.mix or TRAINING_MIX):
+            return {}
+        found = exchanges(self.model(), Sprites.shipped(), GRAMMARS[data.languages[0]](), data.objects)
+        return {"exchange_change": found[1].change, "exchange_error": found[1].error_ratio}
 
     @torch.inference_mode()
     def drawn(self, count: int) -> list[Image.Image]:
@@ -157,43 +174,12 @@ class UNetStage:
     def model(self) -> StableDiffusion:
         """All parts as they are now."""
         return StableDiffusion(
-            self.tokenizer, self.text_encoder, self.unet, self.autoencoder, self.schedule, self.recipe.card
+            self.tokenizer, self.text_encoder, self.unet, self.autoencoder, self.schedule, self.recipe.told_card
         )
 
     def save(self, folder: Path) -> None:
         """`model/`: the whole model as a diffusers folder."""
         save_folder(self.model(), folder / "model")
-
-
-@torch.no_grad()
-def cached_latents(autoencoder: Autoencoder, examples: Examples, device: torch.device, cache: Path) -> Tensor:
-    """Mean latents (count, 4, h, w), float16, on the CPU; computed once for these pictures and weights."""
-    path = cache / f"latents-{_fingerprint(autoencoder, examples.pixels)}.safetensors"
-    if path.exists():
-        return load_file(path)["latents"]
-    count, batch = len(examples), 32
-    made = []
-    for first in range(0, count, batch):
-        pixels = examples.batch(np.arange(first, min(first + batch, count)), device)
-        made.append(autoencoder.encode(pixels).mean.half().cpu())
-    latents = torch.cat(made)
-    _save_whole({"latents": latents}, path)
-    return latents
-
-
-def _fingerprint(network: nn.Module, data: NDArray[np.generic]) -> str:
-    """Changes with the network's weights or the data, so that a cache is never another run's."""
-    digest = hashlib.sha256(np.ascontiguousarray(data).data)
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _save_whole(tensors: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        save_file(tensors, unfinished)
 
 
 def _part(folder: Path, name: str) -> Path:

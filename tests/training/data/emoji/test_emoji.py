@@ -6,20 +6,9 @@ import pytest
 from diafano.errors import UserError
 from diafano.training.data.emoji.emoji import EmojiScenes
 from diafano.training.data.emoji.scene_sampler import held_out_combinations
-from diafano.training.data.emoji.scenes import Scene
 from diafano.training.data.emoji.sprites import Sprites
 
 SPRITES = Sprites.shipped()
-
-
-class Italian:
-    """Another language is another class."""
-
-    def caption(self, scene: Scene, rng: np.random.Generator) -> str:
-        return f"qualcosa, e {scene.sprite_count}"
-
-    def canonical(self, scene: Scene) -> str:
-        return "qualcosa"
 
 
 def test_an_example_depends_on_seed_and_index_alone() -> None:
@@ -62,8 +51,22 @@ def test_objects_can_be_chosen() -> None:
         EmojiScenes(SPRITES, ["cat", "yeti"])
 
 
-def test_the_language_is_an_argument() -> None:
-    assert EmojiScenes(SPRITES, size=32, grammar=Italian()).example(0).caption.startswith("qualcosa")
+def test_languages_take_turns_by_chance_and_show_the_same_pictures() -> None:
+    english = EmojiScenes(SPRITES, size=32)
+    both = EmojiScenes(SPRITES, size=32, languages=("en", "it"))
+    italian = EmojiScenes(SPRITES, size=32, languages=("it",))
+    backgrounds = [both.caption(index, 1) for index in range(400)]
+    share = sum("sfondo" in caption for caption in backgrounds) / sum("o" in caption for caption in backgrounds)
+    assert 0.25 < share < 0.45  # half of them, of which 70% name the background
+    for index in range(20):
+        pictures = [source.example(index).pixels for source in (english, both, italian)]
+        assert all((picture == pictures[0]).all() for picture in pictures)
+
+
+def test_a_caption_is_to_be_had_without_its_picture_and_in_other_words() -> None:
+    scenes = EmojiScenes(SPRITES, size=32)
+    assert all(scenes.caption(index) == scenes.example(index).caption for index in range(30))
+    assert len({scenes.caption(3, wording) for wording in range(30)}) > 5
 
 
 def test_a_negative_seed_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,17 @@ from diafano.training.data.emoji.scene_sampler import SceneSampler
 from diafano.training.data.emoji.scenes import Scene, Thing
 
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "2": 2, "3": 3, "4": 4}
-NOUNS = {name: (name, True) for name in OBJECTS} | {plural(name): (name, False) for name in OBJECTS}
+GRAMMAR = EnglishGrammar()
+NOUNS = {noun: (name, True) for name in OBJECTS for noun in GRAMMAR.names(name)} | {
+    plural(noun): (name, False) for name in OBJECTS for noun in GRAMMAR.names(name)
+}
+SIZES = {"small": "small", "little": "small", "big": "big", "large": "big"}
+PLACES = {
+    "on the left": "left", "on the left side": "left", "on the right": "right", "on the right side": "right",
+    "at the top": "top", "at the bottom": "bottom",
+    **{words.format(f"{down} {side}"): f"{down} {side}" for words in ("at the {}", "in the {} corner")
+       for down in ("top", "bottom") for side in ("left", "right")},
+}  # fmt: skip
 RELATIONS = {
     "to the left of": "left of", "on the left of": "left of", "left of": "left of",
     "to the right of": "right of", "on the right of": "right of", "right of": "right of",
@@ -31,14 +42,23 @@ def read_phrase(phrase: str) -> Thing:
     count, size, tint, words = None, None, None, phrase.split()
     if words[0] in NUMBERS:
         count = NUMBERS[words.pop(0)]
-    if words[0] in ("small", "big"):
-        size = words.pop(0)
+    if words[0] in SIZES:
+        size = SIZES[words.pop(0)]
     if words[0] in TINTS:
         tint = words.pop(0)
     name, singular = NOUNS[" ".join(words)]
     if plural(name) != name:
         assert singular == (count in (None, 1)), phrase
     return Thing(name, count or 1, size, tint)  # type: ignore[arg-type]
+
+
+def read_placed(phrase: str) -> Thing:
+    for words in sorted(PLACES, key=len, reverse=True):
+        if phrase.endswith(f" {words}"):
+            return replace(read_phrase(phrase.removesuffix(f" {words}")), place=PLACES[words])  # type: ignore[arg-type]
+        if phrase.startswith(f"{words} "):
+            return replace(read_phrase(phrase.removeprefix(f"{words} ")), place=PLACES[words])  # type: ignore[arg-type]
+    return read_phrase(phrase)
 
 
 def read(caption: str) -> tuple[list[Thing], str | None, str | None]:
@@ -52,16 +72,13 @@ def read(caption: str) -> tuple[list[Thing], str | None, str | None]:
         if f" {words} " in caption:
             first, second = caption.split(f" {words} ")
             return [read_phrase(first), read_phrase(second)], relation, background
-    try:
-        return [read_phrase(caption)], None, background
-    except KeyError:
-        for joint in re.finditer(" and ", caption):
-            try:
-                halves = [read_phrase(caption[: joint.start()]), read_phrase(caption[joint.end() :])]
-            except KeyError:
-                continue
-            return halves, None, background
-        raise
+    for joint in [None, *re.finditer(" and |, ", caption)]:
+        parts = [caption] if joint is None else [caption[: joint.start()], caption[joint.end() :]]
+        try:
+            return [read_placed(part) for part in parts], None, background
+        except KeyError:
+            continue
+    raise KeyError(caption)
 
 
 def sampled(count: int) -> list[tuple[Scene, str]]:
@@ -130,7 +147,8 @@ def test_plurals(noun: str, many: str) -> None:
 
 
 def test_no_two_objects_share_a_plural() -> None:
-    assert len(NOUNS) == 2 * len(OBJECTS) - sum(plural(name) == name for name in OBJECTS)
+    nouns = [noun for name in OBJECTS for noun in GRAMMAR.names(name)]
+    assert len(NOUNS) == 2 * len(nouns) - sum(plural(noun) == noun for noun in nouns)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +167,12 @@ def test_no_two_objects_share_a_plural() -> None:
 )
 def test_articles(words: str) -> None:
     assert with_article(words.split(" ", 1)[1]) == words
+
+
+def test_each_word_of_a_caption_is_in_the_vocabulary() -> None:
+    rng, sampler = np.random.default_rng(2), SceneSampler(("cat", "ball", "car", "cup of coffee", "t-shirt"))
+    known = GRAMMAR.vocabulary(sampler.objects)
+    for _ in range(1500):
+        words = GRAMMAR.caption(sampler.sample(rng), rng).lower()
+        assert set(re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", words)) <= known, words
+    assert not {"fox", "foxes", "zebra"} & known

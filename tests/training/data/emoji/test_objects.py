@@ -7,9 +7,9 @@ from diafano.training.data.emoji.colours import COLOURS, TINTS
 from diafano.training.data.emoji.objects import OBJECTS, EmojiObject
 
 NEW_WORDS = {
-    "ball of yarn", "bee", "box of popcorn", "bunch of grapes", "car", "chili pepper", "cup of coffee",
-    "dinosaur", "flame", "ice cube", "ladybug", "loaf of bread", "log", "padlock", "piano", "sheep",
-    "tennis racket",
+    "ball of yarn", "bee", "box of popcorn", "bunch of grapes", "car", "cherry", "chili pepper", "cup of coffee",
+    "dinosaur", "flame", "flower", "ice cube", "ladybug", "loaf of bread", "log", "padlock", "piano", "sheep",
+    "tennis racket", "train",
 }  # fmt: skip
 """Everyday nouns that are not part of the emoji's CLDR name; all others are the name, or words of it."""
 

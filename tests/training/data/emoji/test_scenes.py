@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diafano.errors import UserError
-from diafano.training.data.emoji.arrangements import Arrangement, Relation
+from diafano.training.data.emoji.arrangements import PLACES, Arrangement, Place, Relation, apart
 from diafano.training.data.emoji.colours import COLOURS, TINTS
 from diafano.training.data.emoji.scene_sampler import SceneSampler
 from diafano.training.data.emoji.scenes import RenderedScene, Scene, Thing, render
@@ -177,3 +177,48 @@ def test_an_even_arrangement_keeps_the_relation(relation: Relation) -> None:
         axis = 0 if relation in ("left of", "right of") else 1
         distance = second.box[axis] - first.box[axis]
         assert (distance if relation in ("left of", "above") else -distance) > 16
+
+
+@pytest.mark.parametrize("arrangement", ["free", "even"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_placed_thing_stands_in_the_half_or_quarter_that_is_named(place: Place, arrangement: Arrangement) -> None:
+    for seed in range(20):
+        [placement] = picture(Scene((Thing("cat", place=place),), "red"), 64, seed, arrangement).placements
+        left, top, right, bottom = placement.box
+        for words, last in {"left": right, "top": bottom}.items():
+            if words in place:
+                assert last <= 33, placement
+        for words, first in {"right": left, "bottom": top}.items():
+            if words in place:
+                assert first >= 31, placement
+        if place in ("top", "bottom") and arrangement == "even":
+            assert abs(left + right - 64) <= 8
+
+
+def test_two_placed_things_stand_apart_each_at_its_place() -> None:
+    scene = Scene((Thing("cat", place="bottom"), Thing("key", place="top")), "red")
+    for arrangement in ("free", "even"):
+        cat, key = picture(scene, 64, 3, arrangement).placements
+        assert key.box[3] <= cat.box[1] + 2
+
+
+@pytest.mark.parametrize(
+    ("things", "relation", "said"),
+    [
+        ((Thing("cat", place="left"), Thing("key")), None, "all things"),
+        ((Thing("cat", place="left"), Thing("key", place="top")), None, "apart"),
+        ((Thing("cat", place="left"), Thing("key", place="right")), "left of", "no relation"),
+    ],
+)
+def test_places_that_cannot_be(things: tuple[Thing, ...], relation: Relation | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Scene(things, "red", relation)
+
+
+def test_a_place_is_a_single_thing_s_and_one_there_is() -> None:
+    with pytest.raises(UserError, match="single"):
+        Thing("cat", 2, place="left")
+    with pytest.raises(UserError, match="no place 'nowhere'"):
+        Thing("cat", place="nowhere")  # type: ignore[arg-type]
+    assert not apart("left", "top left")
+    assert apart("left", "top right")

@@ -8,11 +8,24 @@ import numpy as np
 
 Size = Literal["small", "big"]
 Relation = Literal["left of", "right of", "above", "below"]
+Place = Literal["left", "right", "top", "bottom", "top left", "top right", "bottom left", "bottom right"]
 Arrangement = Literal["free", "even"]
 """Free: anywhere, in many sizes. Even: one alone in the middle, two side by side or above each other, more in two
 rows, each near its place and in one size; far fewer different pictures, so that a model learns them sooner."""
 Square = tuple[int, int, int]
 """(left, top, edge) in cells."""
+
+PLACES: dict[Place, tuple[float, float]] = {
+    "left": (0.25, 0.5),
+    "right": (0.75, 0.5),
+    "top": (0.5, 0.25),
+    "bottom": (0.5, 0.75),
+    "top left": (0.25, 0.25),
+    "top right": (0.75, 0.25),
+    "bottom left": (0.25, 0.75),
+    "bottom right": (0.75, 0.75),
+}
+"""Place -> its centre, as shares of the picture's width and height."""
 
 _ALONE: dict[Size | None, tuple[float, ...]] = {
     "small": (0.26, 0.28, 0.30),
@@ -35,19 +48,46 @@ _STRAY = 1 / 16
 """How far a sprite may stand from its even place, either way, as a share of the picture's edge."""
 
 
-def free(sizes: Sequence[Size | None], relation: Relation | None, cells: int, rng: np.random.Generator) -> list[Square]:
-    """A square for a sprite of each of these sizes, in a picture of `cells` a side; they do not overlap."""
-    edges = _edges(sizes, cells, rng)
-    corners = _corners(edges, cells, relation, rng)
+def apart(first: Place, second: Place) -> bool:
+    """Whether two things, one at each place, stand clear of each other: in other halves of the picture."""
+    (x, y), (other_x, other_y) = PLACES[first], PLACES[second]
+    return max(abs(x - other_x), abs(y - other_y)) >= 0.5
+
+
+def free(
+    sizes: Sequence[Size | None],
+    relation: Relation | None,
+    places: Sequence[Place],
+    cells: int,
+    rng: np.random.Generator,
+) -> list[Square]:
+    """A square for a sprite of each of these sizes, in a picture of `cells` a side; they do not overlap.
+
+    `places` says where each stands, or is empty.
+    """
+    edges = _edges(sizes, cells, bool(places), rng)
+    corners = (
+        [_corner_at(place, edge, cells, rng) for place, edge in zip(places, edges, strict=True)]
+        if places
+        else _corners(edges, cells, relation, rng)
+    )
     return [(left, top, edge) for (left, top), edge in zip(corners, edges, strict=True)]
 
 
-def even(sizes: Sequence[Size | None], relation: Relation | None, cells: int, rng: np.random.Generator) -> list[Square]:
+def even(
+    sizes: Sequence[Size | None],
+    relation: Relation | None,
+    places: Sequence[Place],
+    cells: int,
+    rng: np.random.Generator,
+) -> list[Square]:
     """The same, evenly spread."""
-    shares = _EVEN_ALONE if len(sizes) == 1 else _EVEN_AMONG
-    room = cells if len(sizes) == 1 else cells // 2  # what each has to itself
+    alone = len(sizes) == 1 and not places
+    shares = _EVEN_ALONE if alone else _EVEN_AMONG
+    room = cells if alone else cells // 2  # what each has to itself
+    centres = [PLACES[place] for place in places] if places else _even_centres(len(sizes), relation, rng)
     squares = []
-    for size, centre in zip(sizes, _even_centres(len(sizes), relation, rng), strict=True):
+    for size, centre in zip(sizes, centres, strict=True):
         edge = min(round(shares[size] * cells), room)
         stray = min(round(_STRAY * cells), (room - edge) // 2)
         left, top = (math.floor(share * cells - edge / 2) + int(rng.integers(-stray, stray + 1)) for share in centre)
@@ -72,14 +112,26 @@ def _even_centres(count: int, relation: Relation | None, rng: np.random.Generato
 ARRANGEMENTS: dict[Arrangement, Callable[..., list[Square]]] = {"free": free, "even": even}
 
 
-def _edges(things: Sequence[Size | None], cells: int, rng: np.random.Generator) -> list[int]:
+def _edges(things: Sequence[Size | None], cells: int, placed: bool, rng: np.random.Generator) -> list[int]:
     """Edges in cells, from few values per picture size, so that sized sprites stay cached."""
+    alone = len(things) == 1 and not placed
     edges: list[int] = []
     for size in things:
-        shares = _ALONE[size] if len(things) == 1 else _AMONG[len(things)]
+        shares = _ALONE[size] if alone else _AMONG[max(2, len(things))]
         share = shares[int(rng.random() * len(shares))]
-        edges.append(round(share * cells * (1.0 if len(things) == 1 else _SIZE_AMONG[size])))
+        edges.append(round(share * cells * (1.0 if alone else _SIZE_AMONG[size])))
     return edges
+
+
+def _corner_at(place: Place, edge: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Left and top of a sprite that lies wholly in the half, or quarter, of the picture that the place names."""
+    corner = []
+    for centre in PLACES[place]:
+        first = size - size // 2 if centre > 0.5 else 0
+        last = size // 2 if centre < 0.5 else size
+        margin = min(round(_MARGIN * size), (last - first - edge) // 2)
+        corner.append(first + margin + int(rng.random() * (last - first - 2 * margin - edge + 1)))
+    return corner[0], corner[1]
 
 
 def _corners(edges: list[int], size: int, relation: Relation | None, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -20,7 +20,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 """Background colours: name -> (red, green, blue), each 0 to 255."""
 
 TINTS: dict[str, tuple[int, int, int]] = {
-    name: COLOURS[name] for name in ("red", "orange", "yellow", "green", "blue", "purple", "pink", "cyan")
+    name: COLOURS[name]
+    for name in ("red", "orange", "yellow", "green", "blue", "purple", "pink", "cyan", "black", "white")
 }
-"""Colours that an object can take. Brown, black, white and grey are left out: many objects have them by nature, and
-shading turns one into another."""
+"""Colours that an object can take. Brown and grey are left out: many objects have them by nature, and shading turns
+orange into one and white into the other."""

@@ -6,9 +6,9 @@ import numpy as np
 
 from diafano.errors import UserError
 from diafano.training.data.emoji.arrangements import Arrangement
-from diafano.training.data.emoji.grammar import EnglishGrammar, Grammar
+from diafano.training.data.emoji.languages import GRAMMARS, Language
 from diafano.training.data.emoji.scene_sampler import SceneSampler
-from diafano.training.data.emoji.scenes import RenderedScene, render
+from diafano.training.data.emoji.scenes import RenderedScene, Scene, render
 from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.data.example import Example
 
@@ -22,7 +22,7 @@ class EmojiScenes:
         objects: Sequence[str] | None = None,
         size: int = 128,
         seed: int = 0,
-        grammar: Grammar | None = None,
+        languages: Sequence[Language] = ("en",),
         held_out: bool = False,
         snap: int = 1,
         arrangement: Arrangement = "free",
@@ -35,7 +35,7 @@ class EmojiScenes:
         self.snap = snap
         self.arrangement: Arrangement = arrangement
         self.seed = seed
-        self.grammar: Grammar = EnglishGrammar() if grammar is None else grammar
+        self.grammars = [GRAMMARS[language]() for language in languages]
         self.sampler = SceneSampler(tuple(sprites) if objects is None else objects, held_out, mix=mix)
         for name in self.sampler.objects:
             sprites[name]  # an object without a sprite is an error now, not in the middle of training
@@ -50,4 +50,14 @@ class EmojiScenes:
         rng = np.random.default_rng((self.seed, index))
         scene = self.sampler.sample(rng)
         rendered = render(scene, self.sprites, self.size, rng, snap=self.snap, arrangement=self.arrangement)
-        return rendered, self.grammar.caption(scene, rng)
+        return rendered, self._worded(scene, index, 0)
+
+    def caption(self, index: int, wording: int = 0) -> str:
+        """Example number ``index`` in words; ``wording`` numbers the ways to say it, 0 is the example's own."""
+        return self._worded(self.sampler.sample(np.random.default_rng((self.seed, index))), index, wording)
+
+    def _worded(self, scene: Scene, index: int, wording: int) -> str:
+        """In one of the languages, each as often."""
+        rng = np.random.default_rng((self.seed, index, wording))
+        grammar = self.grammars[int(rng.integers(len(self.grammars)))]
+        return grammar.caption(scene, rng)

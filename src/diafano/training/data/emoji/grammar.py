@@ -1,11 +1,13 @@
-"""Captions: a scene put into words. English here; another language is another class with the same two methods."""
+"""Captions: a scene put into words. English here; other languages are other classes with the same methods."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import re
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from diafano.training.data.emoji.arrangements import Relation
+from diafano.training.data.emoji.arrangements import Place, Relation, Size
+from diafano.training.data.emoji.colours import COLOURS, TINTS
 from diafano.training.data.emoji.scenes import Scene, Thing
 
 
@@ -18,6 +20,14 @@ class Grammar(Protocol):
 
     def canonical(self, scene: Scene) -> str:
         """The one plain and complete wording."""
+        ...
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """The nouns that an object goes by, singular, the plain one first."""
+        ...
+
+    def vocabulary(self, objects: Iterable[str]) -> frozenset[str]:
+        """Every word, in lower case, that captions of scenes of these objects can have."""
         ...
 
 
@@ -44,6 +54,37 @@ _IRREGULAR = {
     "volcano": "volcanoes",
     "snowman": "snowmen",
     "cactus": "cacti",
+}
+_ALSO: dict[str, tuple[str, ...]] = {
+    "airplane": ("plane",),
+    "rabbit": ("bunny",),
+    "bicycle": ("bike",),
+    "ship": ("boat",),
+    "train": ("steam train", "locomotive"),
+    "flower": ("tulip",),
+    "moon": ("crescent moon",),
+    "clock": ("alarm clock",),
+    "ball": ("soccer ball", "football"),
+    "cake": ("birthday cake",),
+    "doughnut": ("donut",),
+    "hamburger": ("burger",),
+    "television": ("TV",),
+    "mobile phone": ("phone",),
+    "flame": ("fire",),
+    "gift": ("present",),
+}
+"""Object -> other nouns that it goes by."""
+_ALSO_SHARE = 0.2
+_SIZES: dict[Size, tuple[str, ...]] = {"small": ("small", "small", "little"), "big": ("big", "big", "large")}
+_PLACES: dict[Place, tuple[str, ...]] = {
+    "left": ("on the left", "on the left side"),
+    "right": ("on the right", "on the right side"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+    "top left": ("at the top left", "in the top left corner"),
+    "top right": ("at the top right", "in the top right corner"),
+    "bottom left": ("at the bottom left", "in the bottom left corner"),
+    "bottom right": ("at the bottom right", "in the bottom right corner"),
 }
 _RELATIONS: dict[Relation, tuple[str, ...]] = {
     "left of": ("to the left of", "left of", "on the left of"),
@@ -74,15 +115,17 @@ class EnglishGrammar:
         article = framed or any(thing.count > 1 for thing in scene.things) or rng.random() < 0.7
         phrases = [_phrase(thing, article, rng) for thing in scene.things]
         if scene.relation is not None:
-            words = f" {_pick(_RELATIONS[scene.relation], rng)} ".join(phrases)
+            words = f" {pick(_RELATIONS[scene.relation], rng)} ".join(phrases)
+        elif scene.places:
+            words = _placed(phrases, [pick(_PLACES[place], rng) for place in scene.places], framed, rng)
         else:
             if rng.random() < 0.5:
                 phrases.reverse()
             words = " and ".join(phrases)
         if framed:
-            words = _pick(_FRAMES, rng) + words
+            words = pick(_FRAMES, rng) + words
         if rng.random() < _BACKGROUND_SHARE:
-            words = _pick(_BACKGROUNDS, rng).format(
+            words = pick(_BACKGROUNDS, rng).format(
                 scene=words, colour=scene.background, a_colour=with_article(scene.background)
             )
         if rng.random() < 0.05:
@@ -92,8 +135,27 @@ class EnglishGrammar:
     def canonical(self, scene: Scene) -> str:
         """For example "a small red fox to the left of a banana on a blue background"."""
         phrases = [_phrase(thing, article=True) for thing in scene.things]
+        if scene.places:
+            phrases = [f"{one} {_PLACES[place][0]}" for one, place in zip(phrases, scene.places, strict=True)]
         joint = "and" if scene.relation is None else _RELATIONS[scene.relation][0]
         return f"{f' {joint} '.join(phrases)} on {with_article(scene.background)} background"
+
+    def names(self, name: str) -> tuple[str, ...]:
+        return (name, *_ALSO.get(name, ()))
+
+    def vocabulary(self, objects: Iterable[str]) -> frozenset[str]:
+        nouns = [noun for name in objects for noun in self.names(name)]
+        words = [*nouns, *(plural(noun) for noun in nouns), *COLOURS, *TINTS, *_NUMBERS.values()]
+        words += [*map(str, _NUMBERS), "a", "an", "one", "and", *_FRAMES]
+        for table in (_SIZES, _PLACES, _RELATIONS):
+            words += [wording for wordings in table.values() for wording in wordings]
+        words += [re.sub(r"{\w+}", "", wording) for wording in _BACKGROUNDS]
+        return words_of(words)
+
+
+def words_of(texts: Iterable[str]) -> frozenset[str]:
+    """The words of these texts in lower case, without punctuation."""
+    return frozenset(re.findall(r"[^\W_]+(?:[-'\u2019][^\W_]+)*", " ".join(texts).lower()))
 
 
 def plural(noun: str) -> str:
@@ -118,8 +180,13 @@ def with_article(words: str) -> str:
 
 def _phrase(thing: Thing, article: bool, rng: np.random.Generator | None = None) -> str:
     """ "two small red apples"; without ``rng``, the plain wording."""
-    noun = thing.name if thing.count == 1 else plural(thing.name)
-    words = " ".join(word for word in (thing.size, thing.tint, noun) if word is not None)
+    noun, size = thing.name, thing.size and _SIZES[thing.size][0]
+    if rng is not None:
+        if noun in _ALSO and rng.random() < _ALSO_SHARE:
+            noun = pick(_ALSO[noun], rng)
+        size = thing.size and pick(_SIZES[thing.size], rng)
+    noun = noun if thing.count == 1 else plural(noun)
+    words = " ".join(word for word in (size, thing.tint, noun) if word is not None)
     if thing.count > 1:
         digits = rng is not None and rng.random() < 0.15
         return f"{thing.count if digits else _NUMBERS[thing.count]} {words}"
@@ -128,5 +195,18 @@ def _phrase(thing: Thing, article: bool, rng: np.random.Generator | None = None)
     return with_article(words) if article else words
 
 
-def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+def _placed(phrases: list[str], places: list[str], framed: bool, rng: np.random.Generator) -> str:
+    """ "a fox on the left and a banana on the right", or the places first, or the things the other way round."""
+    pairs = list(zip(phrases, places, strict=True))
+    if rng.random() < 0.5:
+        pairs.reverse()
+    if not framed and rng.random() < 0.2:
+        return ", ".join(f"{place} {phrase}" for phrase, place in pairs)
+    return " and ".join(f"{phrase} {place}" for phrase, place in pairs)
+
+
+Choice = TypeVar("Choice")
+
+
+def pick(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
     return choices[int(rng.random() * len(choices))]

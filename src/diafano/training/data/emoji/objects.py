@@ -98,6 +98,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("watermelon", "🍉"),
     ("bunch of grapes", "🍇", "grapes"),
     ("strawberry", "🍓"),
+    ("cherry", "🍒", "cherries"),
     ("pineapple", "🍍"),
     ("peach", "🍑"),
     ("kiwi", "🥝", "kiwi fruit"),
@@ -129,7 +130,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("egg", "🥚"),
     ("doughnut", "🍩"),
     ("cookie", "🍪"),
-    ("birthday cake", "🎂"),
+    ("cake", "🎂", "birthday cake"),
     ("cupcake", "🧁"),
     ("pie", "🥧"),
     ("chocolate bar", "🍫"),
@@ -156,7 +157,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("scooter", "🛵", "motor scooter"),
     ("bicycle", "🚲"),
     ("skateboard", "🛹"),
-    ("locomotive", "🚂"),
+    ("train", "🚂", "locomotive"),
     ("sailboat", "⛵"),
     ("speedboat", "🚤"),
     ("ship", "🚢"),
@@ -170,7 +171,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("wheel", "🛞"),
     # Nature
     ("sun", "☀"),
-    ("crescent moon", "🌙"),
+    ("moon", "🌙", "crescent moon"),
     ("star", "⭐"),
     ("cloud", "☁"),
     ("rainbow", "🌈"),
@@ -182,7 +183,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("palm tree", "🌴"),
     ("evergreen tree", "🌲"),
     ("tree", "🌳", "deciduous tree"),
-    ("tulip", "🌷"),
+    ("flower", "🌷", "tulip"),
     ("rose", "🌹"),
     ("sunflower", "🌻"),
     ("hibiscus", "🌺"),
@@ -241,7 +242,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("toothbrush", "🪥"),
     ("mirror", "🪞"),
     ("hourglass", "⌛", "hourglass done"),
-    ("alarm clock", "⏰"),
+    ("clock", "⏰", "alarm clock"),
     ("watch", "⌚"),
     ("camera", "📷"),
     ("television", "📺"),
@@ -275,7 +276,7 @@ _ROWS: tuple[tuple[str, ...], ...] = (
     ("high-heeled shoe", "👠"),
     ("boot", "👢", "woman\u2019s boot"),
     # Sport, music and play
-    ("soccer ball", "⚽"),
+    ("ball", "⚽", "soccer ball"),
     ("basketball", "🏀"),
     ("baseball", "⚾"),
     ("tennis racket", "🎾", "tennis"),
@@ -317,3 +318,19 @@ OBJECTS: dict[str, EmojiObject] = {
     row[0]: EmojiObject(row[0], row[1], row[-1] if len(row) == 3 else row[0]) for row in _ROWS
 }
 """Noun -> object, in a fixed order (animals, food, vehicles, nature, things, play)."""
+
+EVERYDAY: tuple[str, ...] = (
+    # Animals
+    "penguin", "cat", "dog", "fox", "frog", "owl", "fish", "lion", "elephant", "rabbit", "bird", "butterfly", "snail",
+    "turtle", "crab", "octopus",
+    # Food
+    "apple", "banana", "strawberry", "cherry", "carrot", "mushroom", "pizza", "cake", "ice cream",
+    # Vehicles
+    "car", "bus", "train", "bicycle", "ship", "airplane", "rocket",
+    # Nature
+    "tree", "flower", "cactus", "sun", "moon", "star", "cloud",
+    # Things and play
+    "house", "umbrella", "book", "clock", "key", "bell", "balloon", "crown", "heart", "ball", "guitar", "robot",
+    "ghost",
+)  # fmt: skip
+"""Those that people name first: what the model that ships with the package draws."""

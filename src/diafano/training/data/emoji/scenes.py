@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diafano.errors import UserError
-from diafano.training.data.emoji.arrangements import ARRANGEMENTS, Arrangement, Relation, Size
+from diafano.training.data.emoji.arrangements import ARRANGEMENTS, PLACES, Arrangement, Place, Relation, Size, apart
 from diafano.training.data.emoji.colours import COLOURS, TINTS
 from diafano.training.data.emoji.sprites import Sprites
 
@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 
 MOST_SPRITES = 4
 """A scene shows at most this many sprites in all."""
+LEAST_CELLS = 16
+"""Places along an edge that sprites can stand at, at least."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Thing:
     count: int = 1
     size: Size | None = None
     tint: str | None = None
+    place: Place | None = None
+    """Where in the picture a single one stands; anywhere if None."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MOST_SPRITES:
@@ -38,6 +42,10 @@ class Thing:
             raise UserError(f"There is no size {self.size!r}: choose small, big or none.")
         if self.tint is not None and self.tint not in TINTS:
             raise UserError(f"There is no tint named {self.tint!r}: choose one of {', '.join(TINTS)}.")
+        if self.place is not None and self.place not in PLACES:
+            raise UserError(f"There is no place {self.place!r}: choose one of {', '.join(PLACES)}.")
+        if self.place is not None and self.count != 1:
+            raise UserError(f"Only a single thing can stand {self.place}, not {self.count} of {self.name!r}.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,16 @@ class Scene:
                 raise UserError(f"There is no relation {self.relation!r}: choose {', '.join(get_args(Relation))}.")
             if [thing.count for thing in self.things] != [1, 1]:
                 raise UserError(f"The relation {self.relation!r} needs two single things, not {len(names)} kind(s).")
+        if self.places:
+            if len(self.places) != len(names) or self.relation is not None:
+                raise UserError("A place must be given to all things of a scene or to none, and beside no relation.")
+            if len(names) == 2 and not apart(*self.places):
+                raise UserError(f"Two things cannot stand {' and '.join(self.places)}: give places that are apart.")
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where its things stand, in their order, where that is said."""
+        return tuple(thing.place for thing in self.things if thing.place is not None)
 
     @property
     def sprite_count(self) -> int:
@@ -108,13 +126,13 @@ def render(
     Sprites lie wholly inside and their boxes do not overlap. Their places and sizes are multiples of ``snap`` pixels:
     with an autoencoder's factor, a sprite always falls into whole latent positions, and a model learns it sooner.
     """
-    if snap < 1 or size % snap or size // snap < 16:
+    if snap < 1 or size % snap or size // snap < LEAST_CELLS:
         raise UserError(
-            f"A scene cannot be drawn at {size} pixels by {snap}: give a multiple of it, at least 16 times."
+            f"A scene cannot be drawn at {size} pixels by {snap}: give a multiple of it, at least {LEAST_CELLS} times."
         )
     cells = size // snap
     kinds = [thing for thing in scene.things for _ in range(thing.count)]
-    squares = ARRANGEMENTS[arrangement]([thing.size for thing in kinds], scene.relation, cells, rng)
+    squares = ARRANGEMENTS[arrangement]([thing.size for thing in kinds], scene.relation, scene.places, cells, rng)
     pixels = np.empty((size, size, 3), np.uint8)
     pixels[:] = COLOURS[scene.background]
     placements: list[Placement] = []

@@ -19,7 +19,7 @@ from diafano.training.data.emoji.objects import OBJECTS, EmojiObject
 
 __all__ = ["OBJECTS", "SPRITE_EDGE", "EmojiObject", "Sprites", "tinted"]
 
-SPRITE_EDGE = 72
+SPRITE_EDGE = 128
 """Width and height in pixels at which sprites are kept."""
 _STRIKE = 109
 """The one pixel size at which Noto Color Emoji's bitmaps can be drawn (they are 136 x 128 pixels)."""
@@ -103,7 +103,7 @@ class Sprites(Mapping[str, Image.Image]):
     def shipped(cls) -> "Sprites":
         """The sheet that comes with the package, so that no font needs to be installed.
 
-        It is ``Sprites.from_font().save_sheet(folder)`` of Noto Color Emoji 2.042 (SIL Open Font License).
+        It is drawn from the vectors of Noto Emoji (Apache 2.0) by ``recipes/sprite_sheet.py``.
         """
         with as_file(files("diafano.training.data.emoji") / "noto") as folder:
             return cls.from_sheet(folder)
@@ -215,10 +215,14 @@ def _draw(thing: EmojiObject, font: ImageFont.FreeTypeFont) -> Image.Image:
     """One object as a square of ``SPRITE_EDGE`` pixels, its longer side filling the square."""
     canvas = Image.new("RGBA", (2 * _STRIKE, 2 * _STRIKE))
     ImageDraw.Draw(canvas).text((_STRIKE // 4, _STRIKE // 4), thing.character, font=font, embedded_color=True)
-    bounds = canvas.getchannel("A").getbbox()
-    if bounds is None:
+    if canvas.getchannel("A").getbbox() is None:
         raise UserError(f"The font has no picture for {thing.name} ({thing.character}): use Noto Color Emoji.")
-    drawn = canvas.crop(bounds)
+    return squared(canvas)
+
+
+def squared(picture: Image.Image) -> Image.Image:
+    """What is visible of an RGBA picture as a square of ``SPRITE_EDGE`` pixels, its longer side filling the square."""
+    drawn = picture.crop(picture.getchannel("A").getbbox())
     side = max(drawn.size)
     square = Image.new("RGBA", (side, side))
     square.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
