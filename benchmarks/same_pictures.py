@@ -8,9 +8,10 @@ Python, the parts of a model, or commands in an empty folder; its facts are hash
 pictures, files, what was printed, exit codes. Folders, version and seconds are marks. `--against` prints what differs
 and exits with 1; `--only` takes the cases with that word. On another processor or torch, "machine" differs, and pixels.
 
-FOLDER has models with random weights, and add-ons, made once for all: folders sd1, sd2v (predicts v), zsnr, tiny; files
-single, single2, single2v, guess2, inpainting, no_vae, narrow_vae, damaged, cut, empty (.safetensors), single.ckpt and
-evil.ckpt with tokenizer and tokenizer2 (of 2.x); for the embedded model loras, embeddings, kl, control, and misfits.
+FOLDER is written by `same_checkpoints.py FOLDER`, once for all. It has models with random weights, and add-ons: folders
+sd1, sd2v (predicts v), zsnr, tiny; files single, single2, single2v, guess2, inpainting, no_vae, narrow_vae, damaged,
+cut, empty (.safetensors), single.ckpt and evil.ckpt with tokenizer and tokenizer2 (of 2.x); for the embedded model
+loras, embeddings, kl, control, and misfits.
 """
 
 import argparse

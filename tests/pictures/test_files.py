@@ -281,6 +281,9 @@ def test_a_comment_in_the_other_byte_order_or_in_ascii_is_read() -> None:
     assert _comment_text(b"ASCII\0\0\0seven\0") == "seven"
     assert _comment_text(b"JIS\0\0\0\0\0?") is None
     assert _comment_text(None) is None
+    assert _comment_text(b"a red apple\nSteps: 8") == "a red apple\nSteps: 8"  # no mark of the encoding
+    assert _comment_text(b"\0" * 8 + "sèven".encode()) == "sèven"  # an undefined one
+    assert _comment_text(b"\0" * 8) is None and _comment_text(b"\xff\xd8\xff\xe0nonsense") is None
 
 
 def test_the_pictures_own_save_carries_the_settings(tmp_path: Path) -> None:

@@ -220,3 +220,14 @@ def test_of_an_unknown_sampler_all_is_listed() -> None:
     recorded = from_infotext(f"a cat\n{line}")
     assert set(recorded.ignored) == {"Sampler: Restart", "Schedule type: Karras", "Eta: 0.5", "ENSD: 31337"}
     assert not {"sampler", "schedule", "eta"} & recorded.settings.keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("128x0", "128x192"), ("0x192", "128x192"), ("128x128", "128x128"), ("0x0", None)],
+)
+def test_an_edge_of_0_of_the_second_pass_follows_from_the_shape(said: str, expected: str | None) -> None:
+    """A1111's "Resize width to" alone; "0x0" is what it writes beside a factor."""
+    line = "Steps: 8, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 64x96, Denoising strength: 0.7"
+    recorded = from_infotext(f"a red apple\n{line}, Hires resize: {said}, Hires upscaler: Latent")
+    assert recorded.settings.get("hires_size") == expected

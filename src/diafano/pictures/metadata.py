@@ -14,6 +14,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 PARAMETERS = "parameters"
 """Name of A1111's text chunk, and of the entry in `Image.info` under which Pillow hands it over."""
 USER_COMMENT_UNICODE = b"UNICODE\0"
+USER_COMMENT_JIS = b"JIS\0\0\0\0\0"
 USER_COMMENT_ASCII = b"ASCII\0\0\0"
 LONGEST_EXIF = 65_000
 """Bytes of user comment that fit into a JPEG segment (65,533 in all) beside the rest of the EXIF block."""
@@ -79,4 +80,11 @@ def _comment_text(comment: object) -> str | None:
         little = text.startswith(b"\xff\xfe") or text[1::2].count(0) > text[0::2].count(0)
         text = text.removeprefix(b"\xff\xfe") if little else text.removeprefix(b"\xfe\xff")
         return text.decode("utf-16-le" if little else "utf-16-be", errors="replace")
-    return None
+    if code == USER_COMMENT_JIS:
+        return None
+    # Of programs that leave the encoding out, or say that it is undefined (eight zeros).
+    text = comment.strip(b"\0")
+    try:
+        return text.decode("utf-8") if text else None
+    except UnicodeDecodeError:
+        return None

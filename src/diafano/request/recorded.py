@@ -165,6 +165,7 @@ def _program(pairs: Mapping[str, str]) -> str:
 def _mend_hires(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
     """Mend what was read of a second pass: A1111 has one name for both strengths. Returns what is not known here."""
     strength = settings.pop("hires_strength", None)
+    _mend_hires_size(settings)
     if "hires" not in settings and "hires_size" not in settings:
         return []
     if strength is not None:
@@ -175,6 +176,19 @@ def _mend_hires(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]
         settings["hires_upscaler"] = "Lanczos"
         return [f"Hires upscaler: {pairs['Hires upscaler']} (Lanczos instead)"]
     return []
+
+
+def _mend_hires_size(settings: dict[str, Any]) -> None:
+    """A1111 writes 0 for an edge of the second pass that follows from the other one, by the first pass's shape."""
+    edges, size = (re.fullmatch(r"(\d+)x(\d+)", str(settings.get(name))) for name in ("hires_size", "size"))
+    if edges is None:
+        return
+    width, height = (int(edge) for edge in edges.groups())
+    if width == height == 0:
+        del settings["hires_size"]
+    elif 0 in (width, height) and size is not None:
+        across, down = (max(1, int(edge)) for edge in size.groups())
+        settings["hires_size"] = f"{width or height * across // down}x{height or width * down // across}"
 
 
 def _mend_sampler(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]:
