@@ -61,7 +61,8 @@ def naming(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(target), None
+        if error.errno is not None:  # others say in their own words what is wrong
+            error.filename, error.filename2 = str(target), None
         raise
 
 

@@ -172,7 +172,8 @@ from diafano.checkpoints import recognise
 from diafano.checkpoints.reading import read_file
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 tensors = read_file(Path({path!r}))
-original = types.SimpleNamespace(parts=["all"], used=lambda _: tensors, tensors=tensors, zero_terminal_snr=False)
+said = types.SimpleNamespace(odd_schedule=False)
+original = types.SimpleNamespace(parts=["all"], used=lambda _: tensors, tensors=tensors, said=said)
 assert len(list(recognise.suspicions(original))) == 1
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
