@@ -81,7 +81,9 @@ def batches(of: dict[str, Any]) -> Callable[[int], tuple[Any, Any, Any, Any]]:
 
     def draw(number: int) -> tuple[Any, Any, Any, Any]:
         chance = torch.Generator().manual_seed(number)
-        latents, noise = torch.randn(2, of["batch"], 4, of["edge"], of["edge"], generator=chance)
+        latents, noise = torch.randn(
+            2, of["batch"], of["network"].in_channels, of["edge"], of["edge"], generator=chance
+        )
         timesteps = torch.randint(0, 1000, (of["batch"],), generator=chance)
         return latents, noise, timesteps, torch.randn(of["batch"], 77, of["network"].text_width, generator=chance)
 
@@ -150,11 +152,13 @@ def train_with_diffusers(of: dict[str, Any], switch: str, dtype: str) -> list[fl
     config = of["network"]
     attends = config.attention
     unet = UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
         block_out_channels=config.widths,
         layers_per_block=config.layers,
         down_block_types=["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attends],
         up_block_types=["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
-        attention_head_dim=config.heads[0],  # diffusers' name for their number
+        attention_head_dim=list(config.heads),  # diffusers' name for their number
         cross_attention_dim=config.text_width,
     ).to(getattr(torch, dtype))
     unet.train()
