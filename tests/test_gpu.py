@@ -22,11 +22,11 @@ def test_no_step_waits_for_the_gpu(sampler: str) -> None:
     model = diafano.load(device="cuda")
     model.generate(PROMPT, seed=3, steps=2, sampler=sampler)
 
-    def nan_guard(step: int, *_: object) -> None:
+    def watch(step: int, *_: object) -> None:
         torch.cuda.set_sync_debug_mode("error" if step < 8 else "default")
 
     try:
-        model.generate(PROMPT, seed=3, steps=10, sampler=sampler, on_step=nan_guard)
+        model.generate(PROMPT, seed=3, steps=10, sampler=sampler, on_step=watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

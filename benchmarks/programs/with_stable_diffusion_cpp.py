@@ -28,7 +28,7 @@ class StableDiffusionCpp:
         self.picture(size, batch, 2, lambda *_: ends.append(time.perf_counter()))
         return ends[1] - ends[0]
 
-    def picture(self, size: int, batch: int, steps: int, nan_guard: Callable[..., object] | None = None) -> None:
+    def picture(self, size: int, batch: int, steps: int, watch: Callable[..., object] | None = None) -> None:
         self.model.generate_image(
             prompt=PROMPT,
             negative_prompt=NEGATIVE,
@@ -39,5 +39,5 @@ class StableDiffusionCpp:
             sample_method="euler",
             cfg_scale=GUIDANCE,
             seed=SEED,
-            progress_callback=nan_guard,
+            progress_callback=watch,
         )

@@ -113,7 +113,7 @@ def test_deep_brackets_neither_break_it_nor_take_long(text: str) -> None:
 # ---- chunks
 
 
-def prepacked(groups: list[int], room: int = 75) -> list[list[int]]:
+def packed(groups: list[int], room: int = 75) -> list[list[int]]:
     """ComfyUI's packing of groups of so many tokens, token by token: which group's tokens each chunk holds."""
     chunks: list[list[int]] = [[]]
     for number, size in enumerate(groups):
@@ -136,7 +136,7 @@ def test_chunks_are_packed_as_comfyui_packs_them(tiny_model: StableDiffusion, gr
     text = "".join(f"({'7' * size}:{number + 2})" for number, size in enumerate(groups))
     chunks = chunks_of(tiny_model.tokenizer, text, "comfyui")
     held = [[int(weight) - 2 for weight in chunk.weights if weight != 1.0] for chunk in chunks]
-    assert held == prepacked(groups)
+    assert held == packed(groups)
     assert all(len(chunk.ids) == len(chunk.weights) == 77 for chunk in chunks)
 
 

@@ -83,7 +83,7 @@ class NanGuard:
 
 
 def run_with_nan_guard(run: Callable[..., Tensor], noise_source: Callable[[], Any], device: torch.device) -> Tensor:
-    """``run(noise_source=..., watch=...)``: the latent at the end of a run, whose UNet is called through `nan_guard`.
+    """``run(noise_source=..., nan_guard=...)``: the latent at the end of a run, whose UNet is called through the guard.
 
     `noise_source` makes a source of noise that begins anew, one for each run.
 

@@ -59,14 +59,14 @@ def accuracy_of(
     judge: Judge, sprites: Sprites, *, tasks: Sequence[Task] = TASKS, scenes: int = SCENES, seed: int = SEED
 ) -> dict[Task, Accuracy]:
     """The judge's accuracy in each task, on held-out scenes, by the rules that pictures are judged with."""
-    sampler, is_doubled = SceneSampler(judge.objects, held_out=True), judge.card.natural_tints
+    sampler, look_alikes = SceneSampler(judge.objects, held_out=True), judge.card.natural_tints
     rows: dict[Task, Accuracy] = {}
     for task in tasks:
         rng = np.random.default_rng((seed, TASKS.index(task)))
         asked = [sampler.task(task, rng) for _ in range(scenes)]
-        wrong = [near_miss(task, scene, judge.objects, is_doubled, rng) for scene in asked]
+        wrong = [near_miss(task, scene, judge.objects, look_alikes, rng) for scene in asked]
         seen = judge.look_at_pixels(true_pixels([*asked, *wrong], sprites, rng))
-        passed = [judged(task, scene, one, is_doubled).passed for scene, one in zip(asked * 2, seen, strict=True)]
+        passed = [judged(task, scene, one, look_alikes).passed for scene, one in zip(asked * 2, seen, strict=True)]
         rows[task] = Accuracy(sum(passed[:scenes]) / scenes, 1 - sum(passed[scenes:]) / scenes, scenes)
     return rows
 

@@ -113,7 +113,7 @@ def _cross_entropy(logits: Tensor, classes: Tensor, weight: Tensor | None = None
 
 def natural_tints(sprites: Sprites, objects: tuple[str, ...]) -> dict[str, str]:
     """Object -> the tint nearest to its natural look, for objects where the two can hardly be told apart."""
-    is_doubled: dict[str, str] = {}
+    look_alikes: dict[str, str] = {}
     for name in objects:
         plain = sprites.sized(name, TWIN_EDGE)
         weight = plain[..., 3:] / (3 * plain[..., 3].sum(dtype=np.float64))
@@ -125,5 +125,5 @@ def natural_tints(sprites: Sprites, objects: tuple[str, ...]) -> dict[str, str]:
         }
         nearest = min(differences, key=lambda tint: differences[tint])
         if differences[nearest] < TWIN_DIFFERENCE:
-            is_doubled[name] = nearest
-    return is_doubled
+            look_alikes[name] = nearest
+    return look_alikes
