@@ -1,17 +1,26 @@
-"""Writes what is made of the table of settings (`diafano.request.settings`): docs/settings.md, and for type checkers
-the keyword arguments in src/diafano/request/keywords.py.
+"""Writes what is made of the table of settings (`diafano.request.settings`) and of the tables that it names:
+docs/settings.md, for type checkers the keyword arguments in src/diafano/request/keywords.py, and for shells the names
+in src/diafano/cli/names.py.
 
     .venv/bin/python docs/scripts/settings.py
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from diafano.networks.tileable import AXES
+from diafano.pictures.upscaling import UPSCALERS
+from diafano.request.fields import MASKED_CONTENT
+from diafano.request.programs.table import PROGRAMS
 from diafano.request.rows import Row
 from diafano.request.settings import GROUPS, SETTINGS
+from diafano.sampling.samplers.table import SAMPLERS
+from diafano.sampling.sigmas import SCHEDULES
 
 PAGE = Path(__file__).parents[1] / "settings.md"
 KEYWORDS = Path(__file__).parents[2] / "src/diafano/request/keywords.py"
+NAMES = Path(__file__).parents[2] / "src/diafano/cli/names.py"
 
 PAGE_HEAD = """# Every setting
 
@@ -46,6 +55,15 @@ class Settings(TypedDict, total=False):
 
 '''
 
+NAMES_HEAD = '''\
+"""The names that some settings may have, for shells that complete them: their tables need torch, which takes a second.
+
+Written by docs/scripts/settings.py, from the tables.
+"""
+
+NAMES: dict[str, tuple[str, ...]] = {
+'''
+
 ONLY = {True: "For drawing over a picture alone.", False: "For pictures from text alone.", None: ""}
 
 
@@ -58,6 +76,22 @@ def keywords() -> str:
 def _type(kind: object) -> str:
     said = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
     return re.sub(r"[\w.]+\.(\w+)", r"\1", said)
+
+
+def names() -> str:
+    """The module of names."""
+    found: dict[str, Iterable[str]] = {
+        "sampler": SAMPLERS,
+        "schedule": SCHEDULES,
+        "hires_upscaler": (name.replace(" ", "-") for name in UPSCALERS),
+        "masked_content": (name.replace(" ", "-") for name in MASKED_CONTENT),
+        "tileable": (*AXES, "no"),
+        "like": PROGRAMS,
+    }
+    lines = (
+        f'    "{name}": (\n' + "".join(f'        "{one}",\n' for one in of) + "    ),\n" for name, of in found.items()
+    )
+    return NAMES_HEAD + "".join(lines) + "}\n"
 
 
 def page() -> str:
@@ -91,6 +125,7 @@ def _line(row: Row) -> str:
 def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
     KEYWORDS.write_text(keywords(), encoding="utf-8")
+    NAMES.write_text(names(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_a_commands_code_comes_when_it_is_asked_for() -> None:
 
 def test_every_command_that_is_listed_is_there() -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    assert list(commands) == list(cli.Commands.names)
+    assert list(commands) == list(cli.Commands.names())
     for name in commands:
         assert commands[name].name == name
         assert commands[name].help

@@ -63,7 +63,7 @@ def test_a_row_is_an_option_of_the_command(row: Row) -> None:
 
 
 def test_help_is_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["generate", "--help"]) == 0
+    assert cli.run(["generate", "--help-all"]) == 0
     text = capsys.readouterr().out
     titles = list(dict.fromkeys(row.group.title for row in SETTINGS.values()))
     places = [text.index(f"\n{title}:\n") for title in titles]

@@ -10,6 +10,7 @@ import typer
 from diafano.cli.addons import AddonOptions
 from diafano.cli.experiment import ExperimentOptions
 from diafano.cli.options import Loading
+from diafano.cli.panels import essential
 from diafano.cli.progress import Bar, bar
 from diafano.cli.targets import Targets
 from diafano.engine.memory import starting
@@ -72,6 +73,10 @@ class Options:
     addons: AddonOptions = field(default_factory=AddonOptions)
 
 
+@essential(
+    *("negative", "steps", "guidance", "sampler", "seed", "size", "count"),
+    *("image", "output", "model"),
+)
 def command(options: Options) -> None:
     """Draw pictures from a text, or draw a picture again.
 

@@ -33,15 +33,22 @@ class LateCommands(Mapping[str, TyperCommand]):
 
 
 class LateGroup(TyperGroup):
-    """A group of such commands."""
+    """A group of such commands, listed by topic."""
 
-    names: ClassVar[Mapping[str, str]]
-    """Command -> what the list of commands says of it."""
+    topics: ClassVar[Mapping[str, Mapping[str, str]]]
+    """Topic -> command -> what the list of commands says of it."""
+
+    @classmethod
+    def names(cls) -> dict[str, str]:
+        """Command -> what the list of commands says of it."""
+        return {name: said for commands in cls.topics.values() for name, said in commands.items()}
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands: Any = LateCommands(self.names)
+        self.commands: Any = LateCommands(self.names())
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self.names.items()))
+        width = max(map(len, self.names()))
+        for topic, commands in self.topics.items():
+            with formatter.section(topic):
+                formatter.write_dl([(name.ljust(width), said) for name, said in commands.items()])

@@ -22,24 +22,31 @@ as shells count it (128 + SIGINT)."""
 class Commands(LateGroup):
     """All commands, in the order in which they are listed."""
 
-    names: ClassVar = {
-        "generate": "Draw pictures from a text.",
-        "tokens": "Show how a prompt is read: its tokens, their weights, its chunks, what changes on the way.",
-        "samplers": "List the samplers and schedules that `generate` knows.",
-        "objects": "List what the embedded model was trained to draw.",
-        "noise": "Show a picture drowning in noise, in pixels and in latents.",
-        "inspect": "Print a model's parts, their sizes and a picture's way through them.",
-        "train": "Train one of the networks on captioned pictures.",
-        "evaluate": "Draw held-out prompts and judge whether the pictures show them.",
-        "scenes": "Write emoji scenes with captions into a folder, to look at or to train on.",
-        "convert": "Copy a model: folder or single file, in another number format.",
+    topics: ClassVar = {
+        "Drawing": {
+            "generate": "Draw pictures from a text.",
+            "samplers": "List the samplers and schedules that `generate` knows.",
+            "objects": "List what the embedded model was trained to draw.",
+        },
+        "Seeing inside": {
+            "tokens": "Show how a prompt is read: its tokens, their weights, its chunks, what changes on the way.",
+            "noise": "Show a picture drowning in noise, in pixels and in latents.",
+            "inspect": "Print a model's parts, their sizes and a picture's way through them.",
+        },
+        "Training": {
+            "train": "Train one of the networks on captioned pictures.",
+            "evaluate": "Draw held-out prompts and judge whether the pictures show them.",
+            "scenes": "Write emoji scenes with captions into a folder, to look at or to train on.",
+        },
+        "Models": {
+            "convert": "Copy a model: folder or single file, in another number format.",
+        },
     }
 
 
 app = typer.Typer(
     cls=Commands,
     help="Stable Diffusion that you can see through.",
-    add_completion=False,
     rich_markup_mode=None,  # plain help: paragraphs are wrapped to the terminal, and it comes in half the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
