@@ -4,11 +4,15 @@
     model = diafano.load()
     pictures = model.generate("two red apples on a blue background", seed=7)
 
-Importing this package imports nothing else: torch comes with the first name that needs it.
+Importing this package imports nothing else: torch comes with the first name that needs it. Where torch is not there
+yet, its waiting threads are told to sleep, which on a busy machine is the difference between seconds and minutes: see
+`engine.threads.wait_asleep`, and set OMP_WAIT_POLICY yourself for another choice.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from diafano.engine.threads import wait_asleep
 
 if TYPE_CHECKING:
     from diafano.checkpoints.controlnet import load_controlnet
@@ -49,6 +53,8 @@ HOMES = {
     "load_tiny_decoder": "diafano.checkpoints.tiny_decoder",
 }
 """Public name -> the module that defines it."""
+
+wait_asleep()
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from diafano.networks.lora import merged
 from diafano.networks.tileable import tileable
 from diafano.noise.process import Process
 from diafano.noise.schedule import NoiseSource
+from diafano.pictures.files import GivenPicture, opened
 from diafano.pictures.metadata import with_parameters
 from diafano.pictures.pixels import to_picture
 from diafano.pictures.upscaling import find_upscaler
@@ -84,8 +85,8 @@ class StableDiffusion(Model):
         self,
         prompt: str,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
         controls: Sequence[Control] = (),
         on_step: OnStep | None = None,
         **settings: Unpack[Settings],
@@ -96,9 +97,10 @@ class StableDiffusion(Model):
         "diffusers", "a1111" or "comfyui": the program that draws the same picture of the same settings (see
         `request.programs`). The prompt may have A1111's syntax (see `text_encoder.a1111_syntax`) and any length.
 
-        An `image` is drawn over, from `strength` 0 (it stays) to 1 (nothing of it stays; 0.75 if left out), at its own
-        size or the nearest; with a `mask` only where that is white, with `outpaint` beyond its sides. See
-        docs/from_a_picture.md. `controls` are pictures that it is to follow, see `sampling.control.Control`.
+        An `image` (a PIL image, or the path of its file) is drawn over, from `strength` 0 (it stays) to 1 (nothing of
+        it stays; 0.75 if left out), at its own size or the nearest; with a `mask` only where that is white, with
+        `outpaint` beyond its sides. See docs/from_a_picture.md. `controls` are pictures that it is to follow, see
+        `sampling.control.Control`.
 
         Each picture has its settings in ``info["parameters"]`` and keeps them when saved.
         See `draw` for `on_step`. Raises UserError, one sentence, for what cannot be done; what there is to tell beside
@@ -111,11 +113,13 @@ class StableDiffusion(Model):
         self,
         prompt: str,
         *,
-        image: Image.Image | None = None,
-        mask: Image.Image | None = None,
+        image: GivenPicture | None = None,
+        mask: GivenPicture | None = None,
         **settings: Unpack[Settings],
     ) -> tuple[Request, InitImage | None]:
         """What `draw` takes: the checked request and, where there is an `image` to draw over, its latent."""
+        image = None if image is None else opened(image)
+        mask = None if mask is None else opened(mask, "the mask", mask=True)
         if image is None:
             check_no_picture_is_needed(settings, mask)
             return self.request(prompt, **settings), None

@@ -17,6 +17,11 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 """Folder of the model that ships with the package."""
 
 
+def is_embedded(source: str | os.PathLike[str] | None) -> bool:
+    """Whether the model that ships is meant: by None, or by its name where nothing here is called so."""
+    return source is None or (source == "embedded" and not os.path.lexists(source))
+
+
 def load(
     source: str | os.PathLike[str] | None = None,
     *,
@@ -32,7 +37,7 @@ def load(
     allow_partial: bool = False,
     compiled: bool = False,
 ) -> "StableDiffusion":
-    """A model, ready to draw: the one that ships with the package (None), a diffusers folder, a single file, a hub id.
+    """A model, ready to draw: the one that ships (None, or "embedded"), a diffusers folder, a single file, a hub id.
 
     A hub id is "owner/name" or "owner/name@revision" where nothing here is called so; `revision` is a branch, tag or
     commit. What it needs is downloaded once into the cache of `huggingface_hub`, whose settings and token count.
@@ -86,6 +91,7 @@ def _load(
     from diafano.checkpoints.opening import is_file, is_folder
     from diafano.errors import UserError
 
+    source = None if is_embedded(source) else source
     hub_id = find_hub_id(source, revision)
     folder = EMBEDDED if source is None else Path(source)
     if source is None and not (folder / "model_index.json").is_file():

@@ -26,7 +26,7 @@ LISTED = {
 }
 """By the parameter's name."""
 
-MODELS = frozenset({"model", "source", "vae"})
+MODELS = frozenset({"model", "source", "start", "vae"})
 FILES = frozenset({"lora", "embedding", "networks", "decoder"})
 """Parameters that take files of weights; `MODELS` take folders of whole models too."""
 

@@ -95,6 +95,7 @@ def generate(options: Options) -> None:
     with bar() as progress:
         with starting():
             import diafano
+            from diafano.checkpoints.loading import is_embedded
             from diafano.pictures.files import read_mask, read_picture
 
         targets, addons = options.targets, options.addons
@@ -122,7 +123,7 @@ def generate(options: Options) -> None:
         prompt = addons.tagged(prompt)
         request, start = model.prepare(prompt, image=image, mask=mask, **settings)
         _tell_of_chunks(model, request)
-        if options.loading.model is None:
+        if is_embedded(options.loading.model):
             _tell_of_unknown_words(model, prompt)
         pictures, strip = drawn(options, model, request, start, controls, progress)
 
@@ -180,11 +181,12 @@ def drawn(
     progress: Bar,
 ) -> "tuple[list[Image.Image], Filmstrip | None]":
     """The pictures, and the film of their steps if there is to be one; the bar and the previews go along."""
+    from diafano.checkpoints.loading import is_embedded
     from diafano.explain.filmstrip import Filmstrip
 
     plan = model.plan(request)
     strip = None if options.targets.filmstrip is None else Filmstrip(model, plan.steps)
-    embedded = options.loading.model is None and options.addons.vae is None
+    embedded = is_embedded(options.loading.model) and options.addons.vae is None
     preview = options.targets.previews.preview(model, embedded=embedded)
 
     def on_step(step: int, sigma: float, noisy: "Tensor", clean: "Tensor") -> None:

@@ -86,10 +86,10 @@ def find_model(name: str, revision: str | None = None) -> "Preset":
     """The configuration that `name` means: a preset's, the shipped model's, that of a folder or of a hub id."""
     from diafano.checkpoints.diffusers import read_folder
     from diafano.checkpoints.hub import fetch, find_hub_id
-    from diafano.checkpoints.loading import EMBEDDED
+    from diafano.checkpoints.loading import EMBEDDED, is_embedded
     from diafano.families.presets import PRESETS, find_preset
 
-    if name == "embedded" and revision is None and (EMBEDDED / "model_index.json").is_file():
+    if is_embedded(name) and revision is None and (EMBEDDED / "model_index.json").is_file():
         return read_folder(EMBEDDED, weights=False).preset  # what really ships, not what the preset says should
     if name in PRESETS and revision is None:
         return find_preset(name)

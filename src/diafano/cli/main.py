@@ -34,6 +34,7 @@ class Commands(LateGroup):
             "inspect": "Print a model's parts, their sizes and a picture's way through them.",
         },
         "Training": {
+            "recipes": "Write recipes that train a model on your own pictures.",
             "train": "Train one of the networks on captioned pictures.",
             "evaluate": "Draw held-out prompts and judge whether the pictures show them.",
             "scenes": "Write emoji scenes with captions into a folder, to look at or to train on.",

@@ -1,5 +1,7 @@
-"""A bar on standard error that shows how far a command is, where that is a terminal."""
+"""How far a command is, on standard error: a bar where that is a terminal, else a line now and then."""
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,18 +11,40 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-@dataclass(frozen=True)
+SILENCE = 20.0
+"""Seconds from one line to the next where there is no terminal."""
+
+
+@dataclass
 class Bar:
     progress: "Progress"
     task: "TaskID"
+    lines: bool
+    what: str = ""
+    total: int = 0
+    done: int = 0
+    begun: float = 0.0
+    told: float = 0.0
 
     def begin(self, what: str, total: int) -> None:
         """From now on it is `what` that goes on, in `total` steps."""
         self.progress.update(self.task, description=what, total=total)
+        self.what, self.total, self.done = what, total, 0
+        self.begun = self.told = time.monotonic()
 
     def advance(self) -> None:
         """A step is done."""
         self.progress.advance(self.task)
+        self.done += 1
+        now = time.monotonic()
+        if self.lines and now - self.told >= SILENCE and self.done < self.total:
+            self.told = now
+            left = round((now - self.begun) / self.done * (self.total - self.done))
+            print(
+                f"{self.what}: {self.done} of {self.total}, {left // 60}:{left % 60:02d} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextmanager
@@ -32,4 +56,4 @@ def bar() -> Iterator[Bar]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Bar(progress, progress.add_task("loading the model", total=None))
+        yield Bar(progress, progress.add_task("loading the model", total=None), lines=not console.is_terminal)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diafano.cli import options as option
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 
 if TYPE_CHECKING:
     import torch
 
     from diafano.training.loop import Progress
     from diafano.training.loop import Stage as Trained
-    from diafano.training.recipe import LoopRecipe
+    from diafano.training.recipe import StageRecipe
 
 
 class Stage(StrEnum):
@@ -50,15 +50,25 @@ def command(
     from diafano.engine.devices import find_device
 
     where = find_device(device)
-    trained, recipe, output = make_stage(stage.value, config, where)
+    trained, whole = make_stage(stage.value, config, where)
+    recipe, output = whole.loop, whole.output
 
-    from diafano.training.loop import Training
+    from diafano.training.begun import changes, keep
+    from diafano.training.loop import CHECKPOINT, Training
 
+    changed = changes(output, whole)
     training = Training(trained, recipe, output, where)
     if training.step >= recipe.steps:
         print(f"all {recipe.steps} steps were done before", file=sys.stderr)
     elif training.step > 0:
         print(f"goes on after step {training.step}", file=sys.stderr)
+    if changed:
+        note(
+            f"the recipe is another than the one that the run in {output} was begun with ({'; '.join(changed)}): what"
+            " is done stays as it was; name another output, or delete that folder, to train anew"
+        )
+    elif not (output / CHECKPOINT).is_file():
+        keep(output, whole)
 
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:
@@ -73,35 +83,35 @@ def command(
     print(output)
 
 
-def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Trained, LoopRecipe, Path]":
-    """What the loop trains, how it trains it, and the folder that it writes to."""
+def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Trained, StageRecipe]":
+    """What the loop trains, and its recipe."""
     from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe, read_recipe
 
     if stage == "autoencoder":
         from diafano.training.stages.autoencoder import AutoencoderStage
 
         autoencoder = read_recipe(config, AutoencoderRecipe)
-        return AutoencoderStage(autoencoder, device), autoencoder.loop, autoencoder.output
+        return AutoencoderStage(autoencoder, device), autoencoder
     if stage == "text":
         from diafano.training.stages.text import TextStage
 
         text = read_recipe(config, TextRecipe)
-        return TextStage(text, device), text.loop, text.output
+        return TextStage(text, device), text
     if stage == "unet":
         from diafano.training.stages.unet import UNetStage
 
         unet = read_recipe(config, UNetRecipe)
-        return UNetStage(unet, device), unet.loop, unet.output
+        return UNetStage(unet, device), unet
     if stage == "preview":
         from diafano.training.stages.preview import PreviewStage
 
         preview = read_recipe(config, PreviewRecipe)
-        return PreviewStage(preview, device), preview.loop, preview.output
+        return PreviewStage(preview, device), preview
     if stage == "judge":
         from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage
 
         judge = read_recipe(config, JudgeRecipe)
-        return JudgeStage(judge, device), judge.loop, judge.output
+        return JudgeStage(judge, device), judge
     raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview or judge")
 
 

@@ -19,7 +19,7 @@ from diafano.pictures.pixels import grid, to_picture
 from diafano.training.data.emoji.colours import TINTS
 from diafano.training.data.emoji.objects import OBJECTS
 from diafano.training.data.emoji.sprites import Sprites
-from diafano.training.recipe import LoopRecipe, Section
+from diafano.training.recipe import Section, StageRecipe
 
 TWIN_DIFFERENCE = 25.0
 """Mean difference in levels, of 255, below which an object's tinted look passes for its natural one."""
@@ -39,13 +39,11 @@ class JudgeLossRecipe(Section):
     background: float = Field(default=0.5, ge=0)
 
 
-class JudgeRecipe(Section):
-    """What `recipes/embedded/judge.toml` holds."""
+class JudgeRecipe(StageRecipe):
+    """What the recipe of the judge holds."""
 
-    output: Path
     network: DetectorConfig
     loss: JudgeLossRecipe = JudgeLossRecipe()
-    loop: LoopRecipe
 
 
 class JudgeStage:

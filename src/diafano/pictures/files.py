@@ -38,6 +38,10 @@ _warning_filters = threading.Lock()
 # ---- files
 
 
+GivenPicture = Image.Image | str | os.PathLike[str]
+"""A picture, or the path of its file."""
+
+
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture file as upright 8-bit RGB.
 
@@ -68,6 +72,19 @@ def read_mask(path: str | os.PathLike[str]) -> Image.Image:
         raise
     except Exception as error:  # as in read_picture
         raise UserError(f"the mask {str(path)!r} is broken ({error}): replace it or leave it out") from error
+
+
+def opened(given: GivenPicture, what: str = "the image", *, mask: bool = False) -> Image.Image:
+    """A picture that was given as itself, or as the path of its file. Raises UserError for anything else."""
+    if isinstance(given, Image.Image):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return read_mask(given) if mask else read_picture(given)
+    kind = type(given)
+    raise UserError(
+        f"{what} is a {kind.__module__}.{kind.__qualname__}: give a PIL image (`PIL.Image.fromarray` makes one of an"
+        " array), or the path of a picture file"
+    )
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters: str | None = None) -> None:

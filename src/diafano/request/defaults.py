@@ -1,5 +1,6 @@
 """What follows from a picture, or from the model, where a request leaves it open."""
 
+import re
 import secrets
 from collections.abc import Callable
 
@@ -20,6 +21,12 @@ from diafano.sampling.sigmas import AUTOMATIC
 
 STRENGTH = 0.75
 """A1111's and diffusers' choice (diffusers': 0.8) where none is given: the composition stays, the details do not."""
+
+FAR = 2.0
+"""So many times larger or smaller than the model's own size is said to be far from it."""
+
+WILDCARD = re.compile(r"\{[^{}|]*\|[^{}]*\}|(?<!\w)__[\w*/-]*[a-zA-Z*][\w*/-]*__(?!\w)")
+"""``{red|blue}`` and ``__colours__`` of dynamic prompts."""
 
 
 def complete(prompt: str, settings: Settings, card: ModelCard, size_step: int) -> Request:
@@ -67,7 +74,27 @@ def complete(prompt: str, settings: Settings, card: ModelCard, size_step: int) -
             f"size {request.size[0]}x{request.size[1]} is not possible: width and height must be multiples of"
             f" {size_step}, such as {width}x{height}"
         )
+    _tell_of_size(request.size, card)
+    _tell_of_wildcards(request)
     return request
+
+
+def _tell_of_size(size: tuple[int, int], card: ModelCard) -> None:
+    """A model knows pictures of about the size that it was trained at: far from it, things come twice or in pieces."""
+    shares = [edge / usual for edge, usual in zip(size, card.size, strict=True)]
+    if max(shares) > FAR or min(shares) < 1 / FAR:
+        usual = "x".join(map(str, card.size))
+        larger = f"draw {usual} and enlarge it with hires" if max(shares) > FAR else f"draw {usual} and make it smaller"
+        note(f"{size[0]}x{size[1]} is far from {usual}, which the model draws best: things may repeat; {larger}")
+
+
+def _tell_of_wildcards(request: Request) -> None:
+    """Other programs' add-ons put a word by chance in these places."""
+    if (found := WILDCARD.search(f"{request.prompt}\n{request.negative}")) is not None:
+        note(
+            f"{found[0]!r} is drawn as it stands: alternatives and wildcards are not filled in here; a file of prompts"
+            " (--prompts) draws one picture for each"
+        )
 
 
 def nearest_size(size: tuple[int, int], step: int) -> tuple[int, int]:

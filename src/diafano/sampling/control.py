@@ -11,6 +11,7 @@ from diafano.errors import UserError
 from diafano.networks.conditioning import Conditioning
 from diafano.networks.controlnet import ControlNet, check_control
 from diafano.networks.unet import Residuals, UNet
+from diafano.pictures.files import opened
 from diafano.pictures.pixels import to_pixels
 from diafano.sampling.clock import Clock
 
@@ -21,7 +22,10 @@ class Control:
 
     network: ControlNet
     picture: Image.Image
-    """What the network was trained on, such as edges or poses; it is scaled and cropped to the size that is drawn."""
+    """What the network was trained on, such as edges or poses; it is scaled and cropped to the size that is drawn.
+
+    The path of a picture file may be given: it is read.
+    """
     strength: float = 1.0
     """Factor on the residuals; 0 is as if there were no control."""
     start: float = 0.0
@@ -30,6 +34,7 @@ class Control:
     """Share of the steps after which it acts no more."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "picture", opened(self.picture, "the control's picture"))
         if not 0 <= self.strength <= 10:
             raise UserError(f"the control's strength {self.strength} is not possible: give a number from 0, 1 is usual")
         if not 0 <= self.start <= self.end <= 1:

@@ -21,6 +21,12 @@ from diafano.training.data.emoji.objects import EVERYDAY
 from diafano.training.optimisers import OptimiserName
 
 
+def fitting_size(size: int, step: int) -> str:
+    """The words for a size that is no multiple of what the networks need."""
+    nearest = max(step, round(size / step) * step)
+    return f"data.size {size} is not a multiple of {step}, which these networks need: use {nearest}, say"
+
+
 class Section(BaseModel):
     """A part of a recipe: a key it does not know is an error, not a setting that is silently ignored."""
 
@@ -109,6 +115,14 @@ class LoopRecipe(Section):
         return self
 
 
+class StageRecipe(Section):
+    """What every stage's recipe has."""
+
+    output: Path
+    """Folder to write to; a run that was stopped goes on from it."""
+    loop: LoopRecipe
+
+
 class AutoencoderLossRecipe(Section):
     """Weights of the terms of the autoencoder's loss; each term is a mean over its values."""
 
@@ -133,17 +147,20 @@ class AutoencoderLossRecipe(Section):
         return self
 
 
-class AutoencoderRecipe(Section):
-    output: Path
+class AutoencoderRecipe(StageRecipe):
+    start: Path | None = None
+    """Folder of an autoencoder, or of a model, to begin with; from nothing if left out. Of its weights are taken: a
+    discriminator begins anew."""
     data: DataRecipe
     network: AutoencoderConfig
     loss: AutoencoderLossRecipe = AutoencoderLossRecipe()
     crop: int | None = Field(default=None, ge=16)
     """Edge of the windows to train on, in pixels; whole pictures if left out."""
-    loop: LoopRecipe
 
     @model_validator(mode="after")
-    def _window_fits(self) -> "AutoencoderRecipe":
+    def _sizes_fit(self) -> "AutoencoderRecipe":
+        if self.data.size % self.network.factor:
+            raise ValueError(fitting_size(self.data.size, self.network.factor))
         if self.crop is not None and (self.crop > self.data.size or self.crop % self.network.factor):
             raise ValueError(
                 f"crop {self.crop} is not a multiple of {self.network.factor} up to the size {self.data.size}"
@@ -151,10 +168,9 @@ class AutoencoderRecipe(Section):
         return self
 
 
-class TextRecipe(Section):
+class TextRecipe(StageRecipe):
     """Text encoder by CLIP's contrastive loss. The vocabulary is learnt from the captions first."""
 
-    output: Path
     data: DataRecipe
     kind: Literal["clip", "bert"] = "clip"
     """CLIP: causal, byte pairs; BERT: every token sees the whole text, WordPiece."""
@@ -171,7 +187,6 @@ class TextRecipe(Section):
     such batches colours, which are learnt at once, are all that is learnt for long."""
     alike_captions: float = Field(default=0.0, ge=0, le=1)
     """Share of batches made of captions with like words: there only the few words that differ tell pictures apart."""
-    loop: LoopRecipe
 
     @field_validator("network", mode="before")
     @classmethod
@@ -186,8 +201,7 @@ class TextRecipe(Section):
         return self
 
 
-class UNetRecipe(Section):
-    output: Path
+class UNetRecipe(StageRecipe):
     data: DataRecipe
     autoencoder: Path
     """Folder that the autoencoder's stage wrote (or a diffusers `vae` folder)."""
@@ -207,7 +221,6 @@ class UNetRecipe(Section):
     decides; 1 is evenly."""
     train_text: bool = False
     """Train the text encoder further together with the UNet; its embeddings cannot be cached then."""
-    loop: LoopRecipe
 
     @property
     def told_card(self) -> ModelCard:
@@ -217,15 +230,13 @@ class UNetRecipe(Section):
         return self.card.model_copy(update={"objects": self.data.objects, "languages": self.data.languages})
 
 
-class PreviewRecipe(Section):
+class PreviewRecipe(StageRecipe):
     """Tiny decoder, for previews of what a finished model draws."""
 
-    output: Path
     model: Path | None = None
     """The model; the one that ships with the package if left out."""
     data: DataRecipe
     network: TinyDecoderConfig
-    loop: LoopRecipe
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Section)
@@ -272,5 +283,5 @@ def _read_fields(path: Path) -> dict[str, Any]:
     except Exception as error:  # tomllib's and yaml's parse errors share no base class
         raise UserError(f"The recipe {path} is not valid {path.suffix[1:].upper()} ({error}): correct it.") from None
     if not isinstance(fields, dict):
-        raise UserError(f"The recipe {path} holds no keys: see recipes/ for examples.")
+        raise UserError(f"The recipe {path} holds no keys: `diafano recipes` writes some.")
     return fields

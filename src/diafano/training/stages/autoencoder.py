@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from diafano.checkpoints.parts import write_part
+from diafano.checkpoints.parts import read_part, write_part
+from diafano.errors import UserError
 from diafano.families.family import WriteContext
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder
 from diafano.pictures.pixels import grid, to_picture
 from diafano.training.examples import Examples, generator_of, indices_of, open_source, to_pixels
 from diafano.training.feed import Feed, Wanted
+from diafano.training.handed_on import part_folder
 from diafano.training.initialise import silence_residual_branches
 from diafano.training.losses import divergence, edge_ratio, gradient_error, hinge_discriminator
 from diafano.training.recipe import AutoencoderRecipe
@@ -47,12 +49,7 @@ class AutoencoderStage:
     def __init__(self, recipe: AutoencoderRecipe, device: torch.device) -> None:
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
         self.recipe, self.device = recipe, device
-        self.autoencoder = Autoencoder(recipe.network)
-        silence_residual_branches(self.autoencoder)
-        with torch.no_grad():
-            bias = self.autoencoder.quant_conv.bias
-            assert bias is not None
-            bias[recipe.network.latent_channels :] = START_LOGVAR
+        self.autoencoder = self._starting_autoencoder()
         self.discriminator = PatchDiscriminator(recipe.network.picture_channels) if recipe.loss.adversarial else None
         parts: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
         if self.discriminator is not None:
@@ -61,6 +58,23 @@ class AutoencoderStage:
         source, self.count = open_source(recipe.data)
         self.feed = Feed(source, self._wanted, recipe.data.processes)
         self.held_out = Examples.read(recipe.data, count=HELD_OUT, held_out=True)
+
+    def _starting_autoencoder(self) -> Autoencoder:
+        recipe = self.recipe
+        if recipe.start is not None:
+            autoencoder = read_part(part_folder(recipe.start, "vae"), AUTOENCODER).filled()
+            if autoencoder.config.model_copy(update={"latent_scale": recipe.network.latent_scale}) != recipe.network:
+                raise UserError(
+                    f"The autoencoder in {recipe.start} has another shape than the recipe's network: adapt it."
+                )
+            return autoencoder.train()
+        autoencoder = Autoencoder(recipe.network)
+        silence_residual_branches(autoencoder)
+        with torch.no_grad():
+            bias = autoencoder.quant_conv.bias
+            assert bias is not None
+            bias[recipe.network.latent_channels :] = START_LOGVAR
+        return autoencoder
 
     def loss(self, number: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         recipe = self.recipe

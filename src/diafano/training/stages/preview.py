@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from diafano.checkpoints.loading import load
 from diafano.checkpoints.tiny_decoder import save_tiny_decoder
+from diafano.errors import UserError
 from diafano.networks.tiny_decoder import TinyDecoder
 from diafano.pictures.pixels import grid, to_picture
 from diafano.sampling.denoiser import Denoiser
 from diafano.stable_diffusion import StableDiffusion
 from diafano.training.examples import Examples, generator_of, indices_of
 from diafano.training.losses import gradient_error
-from diafano.training.recipe import PreviewRecipe
+from diafano.training.recipe import PreviewRecipe, fitting_size
 
 HELD_OUT, SHOWN, AT_ONCE = 64, 16, 32
 FILE = "decoder.safetensors"
@@ -33,6 +34,8 @@ class PreviewStage:
     def __init__(self, recipe: PreviewRecipe, device: torch.device) -> None:
         self.recipe = recipe
         model = load(recipe.model, device=device, dtype="float32")
+        if recipe.data.size % model.size_step:
+            raise UserError(fitting_size(recipe.data.size, model.size_step))
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
         self.decoder = TinyDecoder(recipe.network).to(device)
         self.trained: nn.Module = self.decoder

@@ -32,10 +32,11 @@ from diafano.training.data.emoji.scene_sampler import TRAINING_MIX
 from diafano.training.data.emoji.sprites import Sprites
 from diafano.training.examples import generator_of, indices_of, open_source
 from diafano.training.exchanged import exchanges
+from diafano.training.handed_on import finished, part_folder
 from diafano.training.initialise import silence_residual_branches
 from diafano.training.latents import Latents, fingerprint, save_whole
 from diafano.training.losses import min_snr_weight
-from diafano.training.recipe import UNetRecipe
+from diafano.training.recipe import UNetRecipe, fitting_size
 
 PREVIEWS = 16
 PREVIEW_STEPS = 25
@@ -47,9 +48,14 @@ class UNetStage:
 
     def __init__(self, recipe: UNetRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.autoencoder = read_part(_part(recipe.autoencoder, "vae"), AUTOENCODER).filled(device)
-        self.tokenizer = Tokenizer.from_folder(recipe.text / "tokenizer")
-        text = read_part(recipe.text / "text_encoder", *TEXT_ENCODERS, tokenizer=self.tokenizer)
+        folder = finished(recipe.autoencoder, "autoencoder", "autoencoder", "vae")
+        texts = finished(recipe.text, "text", "text", "text_encoder")
+        self.autoencoder = read_part(part_folder(folder, "vae"), AUTOENCODER).filled(device)
+        step = self.autoencoder.config.factor * 2 ** (len(recipe.network.widths) - 1)
+        if recipe.data.size % step:
+            raise UserError(fitting_size(recipe.data.size, step))
+        self.tokenizer = Tokenizer.from_folder(texts / "tokenizer")
+        text = read_part(texts / "text_encoder", *TEXT_ENCODERS, tokenizer=self.tokenizer)
         self.text_encoder = text.filled(device)
         self.schedule = NoiseSchedule(recipe.schedule)
         torch.manual_seed(recipe.loop.seed)  # of the starting weights
@@ -78,7 +84,7 @@ class UNetStage:
 
     def _starting_unet(self) -> UNet:
         if self.recipe.start is not None:
-            unet = read_part(_part(self.recipe.start, "unet"), UNET).filled()
+            unet = read_part(part_folder(self.recipe.start, "unet"), UNET).filled()
             if unet.config != self.recipe.network:
                 raise UserError(
                     f"The UNet in {self.recipe.start} has another shape than the recipe's network: adapt it."
@@ -180,8 +186,3 @@ class UNetStage:
     def save(self, folder: Path) -> None:
         """`model/`: the whole model as a diffusers folder."""
         save_folder(self.model(), folder / "model")
-
-
-def _part(folder: Path, name: str) -> Path:
-    """The folder of one part, whether the part itself or what holds it was named."""
-    return folder / name if (folder / name).is_dir() else folder
