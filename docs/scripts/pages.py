@@ -11,8 +11,7 @@ between it and the next block is what it made:
     ![A penguin](pictures/PAGE/penguin.png)        or <img src="pictures/PAGE/penguin.png" width="192" alt="A penguin">
 
 A block ``text`` right below holds what such commands print. The blocks of a page are run one after the other in one
-folder, which holds at first what lies in ``docs/inputs/PAGE``; so are its blocks of Python, by the tests, unless
-``<!-- not run -->`` stands above.
+folder, which holds at first what lies in ``docs/inputs/PAGE``; so is each block of Python, by itself, by the tests.
 """
 
 import re
@@ -23,7 +22,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1]
 PICTURES, INPUTS = DOCS / "pictures", DOCS / "inputs"
 
-_BLOCK = re.compile(r"(?:^<!-- (?P<mark>drawn|not run) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(r"(?:^<!-- (?P<mark>drawn) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 _PICTURE = re.compile(r"""!\[[^\]]*\]\(([^)\s]+)\)|<img\s[^>]*?src="([^"]+)\"""")
 
 
@@ -35,8 +34,6 @@ class Block:
     text: str
     drawn: bool
     """Whether `docs/scripts/draw.py` carries it out."""
-    run: bool
-    """Whether the tests run it, if it is Python."""
     pictures: tuple[str, ...]
     """What is shown between this block and the next: names of files as the page gives them."""
     start: int
@@ -58,7 +55,6 @@ def blocks_of(page: Path) -> list[Block]:
             language=match["language"],
             text=match["text"],
             drawn=match["mark"] == "drawn",
-            run=match["mark"] != "not run",
             pictures=tuple(one or other for one, other in _PICTURE.findall(text[match.end() : end])),
             start=match.start("text"),
         )
