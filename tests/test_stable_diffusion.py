@@ -221,3 +221,31 @@ def test_a_text_encoder_of_another_model_is_refused(
     }
     with pytest.raises(UserError, match=said):
         StableDiffusion(**{**vars(tiny_model), "text_encoder": CLIPTextEncoder(CLIPTextConfig(**config))})
+
+
+# ---- pictures given as files
+
+
+def test_pictures_may_be_given_as_paths(tiny_model: StableDiffusion, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (64, 64), "orange")
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    picture.save(tmp_path / "p.png")
+    mask.save(tmp_path / "m.png")
+    settings: dict[str, Any] = {"seed": 1, "steps": 2, "strength": 1.0}
+    (given,) = tiny_model.generate("a fox", image=picture, mask=mask, **settings)
+    (read,) = tiny_model.generate("a fox", image=str(tmp_path / "p.png"), mask=tmp_path / "m.png", **settings)
+    assert difference(given, read) == 0
+
+
+@pytest.mark.parametrize("given", [np.zeros((64, 64, 3), np.uint8), b"bytes", 3])
+def test_what_is_no_picture_is_named(tiny_model: StableDiffusion, given: Any) -> None:
+    with pytest.raises(UserError, match=f"the image is a {type(given).__module__}.{type(given).__name__}: give a PIL"):
+        tiny_model.generate("a fox", image=given)
+    with pytest.raises(UserError, match="the mask is a "):
+        tiny_model.generate("a fox", image=Image.new("RGB", (64, 64)), mask=given)
+
+
+def test_a_file_that_is_not_there_is_named(tiny_model: StableDiffusion) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.png"):
+        tiny_model.generate("a fox", image="nowhere.png")

@@ -246,6 +246,20 @@ def test_no_embedded_model_is_said_in_a_sentence(
     assert_one_sentence(cli.run(["generate", "a fox", "--output", str(tmp_path)]), *capsys.readouterr())
 
 
+def test_the_embedded_model_may_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["generate", "a zebra", "--steps", "1", "--seed", "1", "--model", "embedded", "--output", "a.png"]
+    assert cli.run(arguments) == 0
+    assert "has never seen" in capsys.readouterr().err  # it is known to be that one
+    assert cli.run(["generate", "a zebra", "--steps", "1", "--seed", "1", "--output", "b.png"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    (tmp_path / "embedded").mkdir()  # a folder of that name is what is meant then
+    capsys.readouterr()
+    assert_one_sentence(cli.run(arguments), *capsys.readouterr())
+
+
 # ---- when things go wrong on the way
 
 

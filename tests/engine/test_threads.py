@@ -10,6 +10,10 @@ import pytest
 from diafano.engine import threads
 
 # libgomp prints the settings that it has read while it is loaded.
+IDLE = (
+    "import os; os.environ['OMP_WAIT_POLICY'] = 'active'; import diafano.engine.threads as threads; "  # which imports
+    "del os.environ['OMP_WAIT_POLICY']; threads.others_compute = lambda: False; "  # diafano, and that decides
+)
 LOAD_TORCH = "from diafano.engine.threads import wait_asleep; wait_asleep(); import torch"
 
 
@@ -49,7 +53,7 @@ def test_what_computes_for_a_moment_only_does_not_count(monkeypatch: pytest.Monk
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp")
 def test_openmp_takes_the_number_of_turns() -> None:
     result = subprocess.run(
-        [sys.executable, "-c", "import diafano.engine.threads as t; t.others_compute = lambda: False; " + LOAD_TORCH],
+        [sys.executable, "-c", IDLE + LOAD_TORCH],
         env={"OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
@@ -70,3 +74,11 @@ def test_after_torch_it_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert threads.wait_asleep() is False
     assert "OMP_WAIT_POLICY" not in os.environ
+
+
+@pytest.mark.parametrize(("first", "policy"), [("diafano", "passive"), ("torch", "None")])
+def test_whoever_imports_diafano_before_torch_has_it(first: str, policy: str) -> None:
+    code = f"import {first}, os, diafano; print(os.environ.get('OMP_WAIT_POLICY'))"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == policy

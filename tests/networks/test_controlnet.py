@@ -99,6 +99,14 @@ def test_before_training_nothing_changes(tiny_model: StableDiffusion, picture: I
     assert difference(controlled, tiny_model.generate("a fox", seed=1)[0]) == 0
 
 
+def test_a_controls_picture_may_be_a_path(tiny_model: StableDiffusion, tmp_path: Path) -> None:
+    network, picture = ControlNet.copied_from(tiny_model.unet, (8, 8, 8)), Image.new("RGB", (64, 64), "white")
+    picture.save(tmp_path / "p.png")
+    assert Control(network, tmp_path / "p.png").picture_hash == Control(network, picture).picture_hash  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"the control's picture is a builtins\.int"):
+        Control(network, 3)  # type: ignore[arg-type]
+
+
 def test_residuals_are_added(tiny_model: StableDiffusion, network: ControlNet, picture: Image.Image) -> None:
     given = (torch.randn(2, 4, 8, 8), torch.tensor([10.0, 700.0]), torch.randn(2, 77, 16))
     with torch.no_grad():

@@ -100,3 +100,34 @@ def test_guidance_below_1_is_told(tiny_model: StableDiffusion, guidance: Any, li
     with collect_notes() as notes:
         tiny_model.request("a fox", guidance=guidance, like=like)
     assert any("leads away from the prompt" in said for said in notes) == told
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [((64, 64), False), ((128, 64), False), ((128, 128), False), ((160, 64), True), ((256, 256), True)],
+)
+def test_a_size_far_from_the_models_own_is_told(tiny_model: StableDiffusion, size: tuple[int, int], told: bool) -> None:
+    assert tiny_model.card.size == (64, 64)
+    with collect_notes() as notes:
+        tiny_model.request("a fox", size=size)
+    assert any(f"{size[0]}x{size[1]} is far from 64x64" in said for said in notes) == told
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("a {red|blue} fox", "{red|blue}"),
+        ("a {2$$red|green|blue} fox", "{2$$red|green|blue}"),
+        ("a fox of __colour__", "__colour__"),
+        ("__animals/big*__", "__animals/big*__"),
+        ("a [red|blue] fox", None),  # A1111's alternation, which is carried out
+        ("a {fox} __ of __2__ snake_case__names {", None),
+    ],
+)
+@pytest.mark.parametrize("where", ["prompt", "negative"])
+def test_wildcards_are_told_to_be_drawn_as_they_stand(
+    tiny_model: StableDiffusion, prompt: str, named: str | None, where: str
+) -> None:
+    with collect_notes() as notes:
+        tiny_model.request(**{"prompt": "a fox", where: prompt})
+    assert [said.split(" is drawn as it stands")[0] for said in notes] == ([] if named is None else [repr(named)])

@@ -13,6 +13,7 @@ from diafano.training.losses import (
     gradient_error,
     hinge_discriminator,
     min_snr_weight,
+    texture_error,
 )
 
 
@@ -33,6 +34,19 @@ def test_gradient_error_sees_edges_and_not_brightness() -> None:
     edge = flat.clone()
     edge[..., 2:] = 1.0  # one of three horizontal differences is 1
     assert gradient_error(edge, flat).item() == pytest.approx(1 / 3)
+
+
+def test_texture_error_sees_how_much_goes_on_and_not_where() -> None:
+    stripes = torch.zeros(1, 1, 9, 9)
+    stripes[..., ::2] = 1.0  # every horizontal difference is 1
+    assert texture_error(stripes, stripes).item() == 0.0
+    assert texture_error(1 - stripes, stripes).item() == pytest.approx(0.0)  # each stripe where the gap was
+    average = torch.full_like(stripes, 0.5)  # nothing goes on
+    assert texture_error(average, stripes).item() == pytest.approx(1.0)
+    assert gradient_error(average, stripes).item() < gradient_error(1 - stripes, stripes).item()
+    step = torch.zeros(1, 1, 9, 9)
+    step[..., 4:] = 1.0  # between the third pixel and the fourth of one of two windows: a quarter of its differences
+    assert texture_error(step, torch.zeros_like(step)).item() == pytest.approx(1 / 8)
 
 
 def test_contrastive_loss_of_unrelated_and_of_perfect_pairs() -> None:

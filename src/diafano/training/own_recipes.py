@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,13 +18,14 @@ from diafano.checkpoints.diffusers import read_folder
 from diafano.checkpoints.loading import EMBEDDED, is_embedded
 from diafano.errors import UserError
 from diafano.files import check_folder, refusal, whole_file
+from diafano.request.fields import LARGEST_EDGE
 from diafano.training.data.folder import PictureFolder
 from diafano.training.recipe import STAGES, fitting_size, read_recipe
 
 TEMPLATES = Path(__file__).parent / "recipes"
 STEP = 32
 """What the size of a model from nothing is a multiple of: its latent's factor times what its UNet halves."""
-CROP = 64
+SMALLEST = CROP = 64
 MOST_AT_ONCE = 64
 
 
@@ -32,11 +34,13 @@ def write_recipes(folder: Path, pictures: Path, *, output: Path, size: int, name
 
     They train a model called `name` from nothing on the captioned `pictures` of a folder, each cropped to
     (size, size) pixels, and write into `output`. Raises UserError for pictures without captions, a size that is no
-    multiple of 32, and for recipes that are there already.
+    multiple of 32 from 64 on, and for recipes that are there already.
     """
+    if size % STEP or not SMALLEST <= size <= LARGEST_EDGE:
+        raise UserError(
+            f"size {size} is not possible: give a multiple of {STEP} from {SMALLEST} to {LARGEST_EDGE} pixels"
+        )
     count = len(PictureFolder(pictures, size))
-    if size % STEP:
-        raise UserError(fitting_size(size, STEP))
     filled = {
         "output": output.as_posix(),
         "pictures": _value(pictures.as_posix()),
@@ -56,11 +60,11 @@ def write_tuning_recipe(folder: Path, pictures: Path, *, output: Path, start: st
     """
     model = read_folder(EMBEDDED if is_embedded(start) else Path(start), weights=False)
     size = model.card.size[0] if size is None else size
-    count = len(PictureFolder(pictures, size))
     preset = model.preset
     step = preset.autoencoder.factor * 2 ** (len(preset.unet.widths) - 1)
     if size % step:
         raise UserError(fitting_size(size, step))
+    count = len(PictureFolder(pictures, size))
     card = model.card.model_copy(update={"name": f"{model.card.name}-tuned"})
     filled = {
         "output": output.as_posix(),
@@ -81,15 +85,22 @@ def _write(folder: Path, templates: Mapping[str, str], filled: Mapping[str, obje
     paths = [folder / f"{stage}.toml" for stage in templates]
     if there := [str(path) for path in paths if path.exists()]:
         raise UserError(f"there is a recipe already, {there[0]!r}: give another folder, or remove it")
-    for path, (stage, template) in zip(paths, templates.items(), strict=True):
-        text = Template((TEMPLATES / f"{template}.toml").read_text(encoding="utf-8")).substitute(filled)
+    texts = {
+        stage: Template((TEMPLATES / f"{template}.toml").read_text(encoding="utf-8")).substitute(filled)
+        for stage, template in templates.items()
+    }
+    with TemporaryDirectory() as name:  # all are right, or none is written
+        for stage, text in texts.items():
+            unfinished = Path(name) / f"{stage}.toml"
+            unfinished.write_text(text, encoding="utf-8")
+            read_recipe(unfinished, STAGES[stage])
+    for path, text in zip(paths, texts.values(), strict=True):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as unfinished:
                 unfinished.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(refusal(error, path)) from error
-        read_recipe(path, STAGES[stage])
     return paths
 
 

@@ -131,6 +131,9 @@ class AutoencoderLossRecipe(Section):
     """Beside the absolute error: it pulls at large errors, so that colour is learnt at once."""
     gradient: float = Field(default=1.0, ge=0)
     """Absolute error of the differences between neighbouring pixels: crisp edges."""
+    texture: float = Field(default=0.0, ge=0)
+    """Absolute error of how much goes on in windows of 4 pixels (`losses.texture_error`): detail that is uncertain is
+    drawn crisp somewhere, not averaged away; 0 is none."""
     divergence: float = Field(default=1e-3, ge=0)
     """Kullback-Leibler divergence of the latents from a unit normal distribution."""
     divergence_from: int = Field(default=0, ge=0)

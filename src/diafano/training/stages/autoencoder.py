@@ -19,7 +19,7 @@ from diafano.training.examples import Examples, generator_of, indices_of, open_s
 from diafano.training.feed import Feed, Wanted
 from diafano.training.handed_on import part_folder
 from diafano.training.initialise import silence_residual_branches
-from diafano.training.losses import divergence, edge_ratio, gradient_error, hinge_discriminator
+from diafano.training.losses import divergence, edge_ratio, gradient_error, hinge_discriminator, texture_error
 from diafano.training.recipe import AutoencoderRecipe
 
 START_LOGVAR = -6.0
@@ -90,6 +90,8 @@ class AutoencoderStage:
             "gradient_error": gradient_error(made, pixels),
             "divergence": divergence(mean, logvar),
         }
+        if recipe.loss.texture:
+            terms["texture"] = texture_error(made, pixels)
         weights = recipe.loss
         rise = weights.divergence_full - weights.divergence_from
         share = min(1.0, max(0.0, (step - weights.divergence_from) / max(1, rise)))
@@ -99,6 +101,8 @@ class AutoencoderStage:
             + weights.gradient * terms["gradient_error"]
             + share * weights.divergence * terms["divergence"]
         )
+        if weights.texture:
+            total = total + weights.texture * terms["texture"]
         if self.discriminator is not None and step >= weights.adversarial_from:
             total = total + self._adversarial(self.discriminator, pixels, made, terms)
         return total, terms
