@@ -129,5 +129,6 @@ def test_wildcards_are_told_to_be_drawn_as_they_stand(
     tiny_model: StableDiffusion, prompt: str, named: str | None, where: str
 ) -> None:
     with collect_notes() as notes:
-        tiny_model.request(**{"prompt": "a fox", where: prompt})
-    assert [said.split(" is drawn as it stands")[0] for said in notes] == ([] if named is None else [repr(named)])
+        said: Any = {"prompt": "a fox", where: prompt}
+        tiny_model.request(**said)
+    assert [note.split(" is drawn as it stands")[0] for note in notes] == ([] if named is None else [repr(named)])

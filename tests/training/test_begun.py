@@ -1,5 +1,6 @@
 """A run that goes on with another recipe than it was begun with says so."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def changed(**sections: dict[str, object]) -> AutoencoderRecipe:
+def changed(**sections: Mapping[str, object]) -> AutoencoderRecipe:
     others = {name: {**RECIPE[name], **said} for name, said in sections.items()}
     return AutoencoderRecipe.model_validate({**RECIPE, **others})
 

@@ -25,12 +25,9 @@ def pictures(tmp_path: Path) -> Path:
 def test_the_three_stages_hand_on_to_each_other(tmp_path: Path, pictures: Path) -> None:
     paths = write_recipes(tmp_path / "r", pictures, output=Path("runs/x"), size=96, name='a "name"')
     assert [path.name for path in paths] == ["autoencoder.toml", "text.toml", "unet.toml"]
-    first, second, third = (
-        read_recipe(path, kind) for path, kind in zip(paths, (AutoencoderRecipe, TextRecipe, UNetRecipe), strict=True)
-    )
-    assert isinstance(first, AutoencoderRecipe)
-    assert isinstance(second, TextRecipe)
-    assert isinstance(third, UNetRecipe)
+    first = read_recipe(paths[0], AutoencoderRecipe)
+    second = read_recipe(paths[1], TextRecipe)
+    third = read_recipe(paths[2], UNetRecipe)
     assert {one.data.folder for one in (first, second, third)} == {pictures}
     assert (first.data.size, third.data.size, third.card.size) == (96, 96, (96, 96))
     assert (third.autoencoder, third.text) == (first.output, second.output)
