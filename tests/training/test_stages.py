@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diafano.checkpoints.diffusers import load_folder
 from diafano.checkpoints.parts import read_part
 from diafano.checkpoints.tiny_decoder import load_tiny_decoder
+from diafano.errors import UserError
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.unet import UNetConfig
@@ -19,7 +21,7 @@ from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.bert import BERTTextEncoder
 from diafano.text_encoder.clip import CLIPTextConfig
-from diafano.training.examples import Examples, indices_of
+from diafano.training.examples import Examples, indices_of, to_pixels
 from diafano.training.latents import Latents
 from diafano.training.loop import Progress, Training
 from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe
@@ -101,6 +103,26 @@ def test_the_stages_hand_on_to_each_other_and_end_in_a_model_that_draws(parts: P
     assert model.schedule.config.prediction == "v"
     picture = model.generate("a cat", seed=1)[0]
     assert picture.size == (64, 64)
+
+
+def test_an_autoencoder_learns_on(parts: Path, tmp_path: Path) -> None:
+    """From its own weights, with its own latent scale: what it gave back it gives back, and is trained to."""
+    fields = autoencoder_recipe(tmp_path).model_dump()
+    saved = read_part(parts / "autoencoder" / "vae", AUTOENCODER).filled()
+    fields["network"]["latent_scale"] = 100.0  # not the one that was found when it was saved
+    recipe = AutoencoderRecipe.model_validate({**fields, "start": parts / "autoencoder", "loss": {"texture": 1.0}})
+    stage = AutoencoderStage(recipe, CPU)
+    pixels = stage.held_out.batch(np.arange(8), CPU)
+    with torch.no_grad():
+        assert torch.equal(stage.autoencoder.encode(pixels).mean, saved.encode(pixels).mean)
+        trained_on = to_pixels(stage.feed(0).pixels, CPU)
+        given_back = F.l1_loss(saved.decode(saved.encode(trained_on).mean), trained_on)
+        _, terms = stage.loss(0, 0)
+        assert terms["absolute"].item() == pytest.approx(given_back.item(), rel=0.1)  # but for the latents' noise
+        assert terms["texture"].item() > 0
+    wider = {**fields, "start": parts, "network": {**fields["network"], "widths": (16, 16, 16)}}
+    with pytest.raises(UserError, match="another shape than the recipe's network"):
+        AutoencoderStage(AutoencoderRecipe.model_validate({**wider, "start": parts / "autoencoder"}), CPU)
 
 
 def test_the_text_encoder_can_be_bert(parts: Path, tmp_path: Path) -> None:

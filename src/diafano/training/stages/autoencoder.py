@@ -83,7 +83,9 @@ class AutoencoderStage:
         mean, logvar = self.autoencoder.moments(pixels)
         mean, logvar = mean.float(), logvar.float()
         noise = torch.randn(mean.shape, generator=generator).to(self.device)
-        made = self.autoencoder.decode((mean + (0.5 * logvar).exp() * noise) * recipe.network.latent_scale).float()
+        made = self.autoencoder.decode(
+            (mean + (0.5 * logvar).exp() * noise) * self.autoencoder.config.latent_scale
+        ).float()
         terms = {
             "absolute": F.l1_loss(made, pixels),
             "squared": F.mse_loss(made, pixels),
