@@ -101,5 +101,5 @@ $(VENV)/.train: $(VENV)/.package
 
 $(VENV)/.dev: $(VENV)/.package
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps k-diffusion  # another oracle; of its many dependencies the tests need none but scipy
+	$(PIP) --no-deps k-diffusion lycoris-lora einops toml  # oracles too; of their many dependencies the tests need no others
 	@touch $@
