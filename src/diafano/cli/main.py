@@ -39,6 +39,9 @@ class Commands(LateGroup):
             "evaluate": "Draw held-out prompts and judge whether the pictures show them.",
             "scenes": "Write emoji scenes with captions into a folder, to look at or to train on.",
         },
+        "Serving": {
+            "serve": "Draw for clients: one queue, diafano's own interface and OpenAI's.",
+        },
         "Models": {
             "convert": "Copy a model: folder or single file, in another number format.",
         },

@@ -124,15 +124,17 @@ class Queue:
         door: str = "python",
         id: str | None = None,
         priority: int = 0,
+        check: Callable[[Order], object] = lambda order: None,
     ) -> Job:
         """Accept an order. From when this returns, it is drawn even if the process is killed now.
 
-        What the order leaves open (seed, size, steps) is decided here. Raises UserError for what cannot be drawn, and
-        `turns.Full` where too much waits.
+        What the order leaves open (seed, size, steps) is decided here; `check` sees it then, and may raise. Raises
+        UserError for what cannot be drawn, and `turns.Full` where too much waits.
         """
         self.turns.check(owner)
         with collect_notes() as notes:
             order = self._complete(order)
+        check(order)
         fields: dict[str, Any] = {} if id is None else {"id": id}
         job = Job(order=order, owner=owner, door=door, priority=priority, notes=tuple(notes), **fields)
         self.store.accept(job)

@@ -1,0 +1,1 @@
+"""HTTP: one queue, and the interfaces (doors) by which clients ask it for pictures."""

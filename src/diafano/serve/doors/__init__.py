@@ -1,0 +1,1 @@
+"""The interfaces that clients already speak, each a thin view of jobs."""

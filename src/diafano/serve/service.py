@@ -1,0 +1,125 @@
+"""What all doors share: the queue and its limits, orders made of what clients send, and waiting for what is drawn."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from diafano.jobs.queue.job import Job, Made, Order
+from diafano.jobs.queue.queue import Event, Queue
+from diafano.jobs.queue.store import Store
+from diafano.serve.limits import Limits, mask_of, picture_of
+
+Result = TypeVar("Result")
+Given = ParamSpec("Given")
+HANG_UP_SECONDS = 0.2
+"""So often a waiting request looks whether its client is still there."""
+
+
+@dataclass
+class Service:
+    """Behind every door."""
+
+    queue: Queue
+    limits: Limits
+
+    @property
+    def store(self) -> Store:
+        return self.queue.store
+
+    async def order(
+        self,
+        prompt: str,
+        settings: dict[str, Any],
+        *,
+        owner: str,
+        door: str,
+        model: str | None = None,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        id: str | None = None,
+    ) -> Job:
+        """Accept an order. Raises UserError (`Full` for a full queue), one sentence, for what cannot be drawn."""
+
+        def accept() -> Job:
+            self.limits.check_text(prompt, str(settings.get("negative") or ""))
+            name = "embedded" if model is None else self.queue.shelf.find(model)
+            said = {key: value for key, value in settings.items() if value is not None}
+            order = Order(
+                prompt=prompt,
+                settings=said,
+                model=name,
+                image=None if image is None else self.store.keep_input(picture_of(image)),
+                mask=None if mask is None or image is None else self.store.keep_input(mask_of(mask, image.size)),
+            )
+            return self.queue.submit(order, owner=owner, door=door, id=id, check=self.limits.check)
+
+        return await run_in_threadpool(accept)
+
+    async def ended(self, job: Job, request: Request) -> Job:
+        """The job when it has ended; a client that hangs up before takes it along."""
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def heard(event: Event) -> None:
+            if event.job == job.id and event.kind == "state":
+                loop.call_soon_threadsafe(done.set)
+
+        end = self.queue.listen(heard)
+        try:
+            while True:
+                found = await run_in_threadpool(self.store.job, job.id)
+                assert found is not None, "jobs are not removed"
+                if found.state.final:
+                    return found
+                done.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), HANG_UP_SECONDS)
+                if await request.is_disconnected():
+                    return await run_in_threadpool(self.queue.cancel, job.id)
+        finally:
+            end()
+
+    async def events(self, wanted: Callable[[Event], bool]) -> AsyncIterator[Event | None]:
+        """Events as they come; None at first, and now and then where none comes, so that a stream stays alive."""
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Queue[Event] = asyncio.Queue()
+
+        def heard(event: Event) -> None:
+            if wanted(event):
+                loop.call_soon_threadsafe(waiting.put_nowait, event)
+
+        end = self.queue.listen(heard)
+        try:
+            yield None  # whoever asks looks how it is now
+            while True:
+                try:
+                    yield await asyncio.wait_for(waiting.get(), 10.0)
+                except TimeoutError:
+                    yield None
+        finally:
+            end()
+
+    async def files(self, job: Job) -> list[tuple[Made, bytes]]:
+        """A job's pictures with their files."""
+
+        def read() -> list[tuple[Made, bytes]]:
+            return [(made, self.store.file(made).read_bytes()) for made in self.store.pictures(job.id)]
+
+        return await run_in_threadpool(read)
+
+
+def owner(request: Request) -> str:
+    """Whose request it is, as the gate has found."""
+    found: str = request.state.owner
+    return found
+
+
+async def in_thread(function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
+    """Away from the loop, which others wait for."""
+    return await run_in_threadpool(function, *given, **named)
