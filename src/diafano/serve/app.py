@@ -15,7 +15,8 @@ from diafano import __version__
 from diafano.errors import UserError
 from diafano.jobs.queue.turns import Full
 from diafano.serve.callers import Credentials
-from diafano.serve.doors import own
+from diafano.serve.doors import openai, own
+from diafano.serve.doors.a1111 import routes as a1111
 from diafano.serve.gate import Gate
 from diafano.serve.replies import refusal_reply
 from diafano.serve.service import Service, in_thread
@@ -48,10 +49,8 @@ def make_app(
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
     )
-    from diafano.serve.doors import openai
-
-    app.include_router(own.router(service))
-    app.include_router(openai.router(service))
+    for door in (own, openai, a1111):
+        app.include_router(door.router(service))
 
     @app.get("/healthz", tags=["server"])
     async def health() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,7 +12,9 @@ from starlette.requests import Request
 
 from diafano.jobs.queue.job import Job, Made, Order
 from diafano.jobs.queue.queue import Event, Queue
+from diafano.jobs.queue.shelf import EMBEDDED_NAME
 from diafano.jobs.queue.store import Store
+from diafano.request.fields import SMALLEST_EDGE
 from diafano.serve.limits import Limits, mask_of, picture_of
 
 Result = TypeVar("Result")
@@ -43,21 +45,38 @@ class Service:
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
         id: str | None = None,
+        fit: bool = False,
+        notes: Sequence[str] = (),
     ) -> Job:
-        """Accept an order. Raises UserError (`Full` for a full queue), one sentence, for what cannot be drawn."""
+        """Accept an order. Raises UserError (`Full` for a full queue), one sentence, for what cannot be drawn.
+
+        With `fit` the embedded model draws at a size that it knows, of the shape of the one that is asked for, and the
+        picture is brought to that one. `notes` are told beside those of the queue.
+        """
 
         def accept() -> Job:
             self.limits.check_text(prompt, str(settings.get("negative") or ""))
             name = "embedded" if model is None else self.queue.shelf.find(model)
             said = {key: value for key, value in settings.items() if value is not None}
+            enlarged, told = None, [*notes]
+            if fit and name == EMBEDDED_NAME and said.get("size") is not None and image is None:
+                model_card = self.queue.shelf.get(name)
+                known = known_size(tuple(said["size"]), model_card.card.size, model_card.size_step)
+                if known != tuple(said["size"]):
+                    enlarged, said["size"] = tuple(said["size"]), known
+                    told.append(
+                        f"drawn at {known[0]}x{known[1]}, which the embedded model knows, and enlarged to"
+                        f" {enlarged[0]}x{enlarged[1]}"
+                    )
             order = Order(
+                enlarged=enlarged,
                 prompt=prompt,
                 settings=said,
                 model=name,
                 image=None if image is None else self.store.keep_input(picture_of(image)),
                 mask=None if mask is None or image is None else self.store.keep_input(mask_of(mask, image.size)),
             )
-            return self.queue.submit(order, owner=owner, door=door, id=id, check=self.limits.check)
+            return self.queue.submit(order, owner=owner, door=door, id=id, check=self.limits.check, notes=told)
 
         return await run_in_threadpool(accept)
 
@@ -112,6 +131,18 @@ class Service:
             return [(made, self.store.file(made).read_bytes()) for made in self.store.pictures(job.id)]
 
         return await run_in_threadpool(read)
+
+
+def known_size(asked: tuple[int, int], usual: tuple[int, int], step: int) -> tuple[int, int]:
+    """Of the shape of what is asked, and of about as many pixels as a model usually draws; that itself if it is near.
+
+    (width, height) in pixels, multiples of `step`.
+    """
+    if max(asked) <= 2 * max(usual) and all(edge % step == 0 for edge in asked):
+        return asked
+    scale = (usual[0] * usual[1] / (asked[0] * asked[1])) ** 0.5
+    width, height = (max(SMALLEST_EDGE, round(edge * scale / step) * step) for edge in asked)
+    return width, height
 
 
 def owner(request: Request) -> str:

@@ -38,6 +38,8 @@ class Order(BaseModel):
     image: str | None = None
     """The picture to draw over, by its name in the store."""
     mask: str | None = None
+    enlarged: tuple[int, int] | None = None
+    """Width and height that the finished pictures are brought to."""
 
     @property
     def count(self) -> int:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -125,6 +125,7 @@ class Queue:
         id: str | None = None,
         priority: int = 0,
         check: Callable[[Order], object] = lambda order: None,
+        notes: Sequence[str] = (),
     ) -> Job:
         """Accept an order. From when this returns, it is drawn even if the process is killed now.
 
@@ -132,11 +133,11 @@ class Queue:
         UserError for what cannot be drawn, and `turns.Full` where too much waits.
         """
         self.turns.check(owner)
-        with collect_notes() as notes:
+        with collect_notes() as said:
             order = self._complete(order)
         check(order)
         fields: dict[str, Any] = {} if id is None else {"id": id}
-        job = Job(order=order, owner=owner, door=door, priority=priority, notes=tuple(notes), **fields)
+        job = Job(order=order, owner=owner, door=door, priority=priority, notes=(*notes, *said), **fields)
         self.store.accept(job)
         self.turns.add(job)
         self._tell(job, "state")
@@ -330,6 +331,9 @@ class Queue:
             return
         first = live.job.order.settings.get("batch_position") or 0
         for place, picture in enumerate(pictures, start=request.batch_position - first):
+            if live.job.order.enlarged is not None:
+                text = picture.info.get("parameters", "")
+                picture = with_parameters(picture.resize(live.job.order.enlarged, Image.Resampling.LANCZOS), text)
             self.store.add_picture(live.job, place, picture, request.seed + (first + place) * request.seed_counts)
 
     def _step(

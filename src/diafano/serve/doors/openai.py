@@ -221,6 +221,7 @@ async def answer(
             model=asked.model,
             image=image,
             mask=mask,
+            fit=True,
         )
     except Wrong as error:
         return refusal_reply("/v1", 400, str(error), error.param)
