@@ -25,7 +25,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --co
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
 	$(python) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(python))))
 
-.PHONY: help setup image test lint docs embedded peers clean
+.PHONY: help setup image serve test lint docs embedded peers clean
 
 help: ## show this list
 	@echo "diafano: Stable Diffusion that you can see through"
@@ -47,6 +47,9 @@ lint: $(VENV)/.dev ## check style and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+serve: $(VENV)/.serve ## draw for clients and in the browser, at http://localhost:7860
+	@$(BIN)/diafano serve
 
 docs: $(VENV)/.package $(ADDONS)/sepia $(ADDONS)/silhouettes.safetensors ## draw all pictures in docs again, with the commands printed above them, and write what scripts write
 	$(BIN)/python docs/scripts/settings.py
@@ -99,7 +102,15 @@ $(VENV)/.train: $(VENV)/.package
 	$(PIP) --editable '.[train]'
 	@touch $@
 
+$(VENV)/.serve: $(VENV)/.package
+	$(PIP) --editable '.[serve]'
+	@touch $@
+
+# A browser for the tests of the page, where Debian's package is to be had without asking; without it they are skipped.
 $(VENV)/.dev: $(VENV)/.package
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    { apt-get install -qq -y chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq -y chromium; } >/dev/null 2>&1; }; } || \
+	    echo "chromium is not there: the tests of the page are skipped (apt install chromium)" >&2
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps k-diffusion lycoris-lora einops toml  # oracles too; of their many dependencies the tests need no others
 	@touch $@

@@ -17,7 +17,8 @@ from serve.conftest import Served
 
 webuiapi = pytest.importorskip("webuiapi")
 
-INFO = """prompt all_prompts negative_prompt all_negative_prompts seed all_seeds subseed all_subseeds subseed_strength width
+INFO = """
+prompt all_prompts negative_prompt all_negative_prompts seed all_seeds subseed all_subseeds subseed_strength width
 height sampler_name cfg_scale steps batch_size restore_faces face_restoration_model sd_model_name sd_model_hash
 sd_vae_name sd_vae_hash seed_resize_from_w seed_resize_from_h denoising_strength extra_generation_params
 index_of_first_image infotexts styles job_timestamp clip_skip is_using_inpainting_conditioning version"""

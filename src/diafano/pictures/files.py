@@ -16,12 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diafano.errors import UserError
 from diafano.files import check_file, new_file, refusal, whole_file
 from diafano.pictures.masks import as_mask
-from diafano.pictures.metadata import FORMATS, PARAMETERS, _comment_text, metadata
+from diafano.pictures.metadata import FORMATS, PARAMETERS, metadata, parameters_of
 from diafano.pictures.pixels import _as_rgb
 
 # 95 and full colour resolution: crisp edges on flat colours show JPEG's and WebP's losses at their worst.
@@ -146,14 +146,11 @@ def read_parameters(path: str | os.PathLike[str]) -> str | None:
     try:
         with _open(path) as image:
             image.load()  # PNG allows text chunks after the pixels
-            if isinstance(text := image.info.get(PARAMETERS), str):
-                return str(text)
-            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+            return parameters_of(image)
     except UserError:
         raise
     except Exception as error:  # as in read_picture
         raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
-    return _comment_text(comment)
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -68,6 +68,13 @@ def metadata(file_format: str, parameters: str | None) -> dict[str, Any]:
     return {}
 
 
+def parameters_of(image: Image.Image) -> str | None:
+    """The settings text that a picture carries, whose pixels are loaded; None: it carries none."""
+    if isinstance(text := image.info.get(PARAMETERS), str):
+        return str(text)
+    return _comment_text(image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment))
+
+
 def _comment_text(comment: object) -> str | None:
     """EXIF UserComment -> text; its first 8 bytes name the encoding, but not the byte order of UTF-16."""
     if not isinstance(comment, bytes):

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from diafano import __version__
 from diafano.errors import UserError
 from diafano.jobs.queue.turns import Full
+from diafano.serve import page
 from diafano.serve.callers import Credentials
 from diafano.serve.doors import openai, own
 from diafano.serve.doors.a1111 import routes as a1111
@@ -51,6 +52,7 @@ def make_app(
     )
     for door in (own, openai, a1111):
         app.include_router(door.router(service))
+    app.include_router(page.router())
 
     @app.get("/healthz", tags=["server"])
     async def health() -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Body, Query
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -12,10 +12,19 @@ from starlette.requests import Request
 from diafano.errors import UserError
 from diafano.jobs.queue.job import Job, Made, State
 from diafano.jobs.queue.queue import as_bytes
+from diafano.jobs.queue.shelf import EMBEDDED_NAME
+from diafano.pictures.metadata import parameters_of
+from diafano.request.fields import sampler_name, schedule_name
+from diafano.request.recorded import from_infotext
 from diafano.request.settings import GROUPS, SETTINGS
+from diafano.sampling.samplers.table import SAMPLERS
+from diafano.sampling.sigmas import SCHEDULES
 from diafano.serve.limits import from_base64
 from diafano.serve.replies import refusal_reply
 from diafano.serve.service import Service, in_thread, owner
+
+EXAMPLE = "a penguin on a red background"
+"""What stands in the form at first, so that one click draws."""
 
 
 class Asked(BaseModel):
@@ -141,6 +150,36 @@ def router(service: Service) -> APIRouter:
         """What can be drawn with, and which of them are in memory."""
         held = queue.shelf.held
         return [{"name": name, "in_memory": name in held} for name in await in_thread(queue.shelf.names)]
+
+    @routes.get("/choices")
+    async def choices() -> dict[str, Any]:
+        """What a form offers: names, sizes, and what the embedded model does when nothing is said."""
+        card = (await in_thread(queue.shelf.get, EMBEDDED_NAME)).card
+        width, height = card.size
+        shapes = [(1, 1), (2, 2), (2, 1), (1, 2)]
+        return {
+            "models": [*await in_thread(queue.shelf.names)],
+            "samplers": [{"name": row.name, "label": row.label} for row in SAMPLERS.values()],
+            "schedules": [{"name": row.name, "label": row.label} for row in SCHEDULES.values()],
+            "sizes": [f"{width * across}x{height * down}" for across, down in shapes],
+            "steps": card.steps,
+            "guidance": card.guidance,
+            "example": EXAMPLE,
+        }
+
+    @routes.post("/read")
+    async def read_settings(image: str = Body(embed=True)) -> dict[str, Any]:
+        """The prompt and the settings that a picture carries; nothing of it is kept."""
+        picture = await in_thread(from_base64, image, service.limits)
+        text = await in_thread(parameters_of, picture)
+        if text is None:
+            return {"prompt": "", "settings": {}, "ignored": []}
+        recorded = await in_thread(from_infotext, text)
+        said = dict(recorded.settings)
+        for name, find in (("sampler", sampler_name), ("schedule", schedule_name)):  # as `choices` names them
+            if name in said:
+                said[name] = find(said[name])
+        return {"prompt": recorded.prompt, "settings": said, "ignored": list(recorded.ignored)}
 
     @routes.get("/settings")
     async def settings() -> list[dict[str, Any]]:

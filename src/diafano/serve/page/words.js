@@ -1,0 +1,30 @@
+/** The page's words, by language. */
+export const WORDS = {
+  en: {
+    language: "Language", prompt: "What the picture shows", draw: "Draw", size: "Size", count: "Pictures", steps: "Steps",
+    guidance: "Guidance", seed: "Seed", chance: "by chance", dice: "Another seed each time", model: "Model", more: "More",
+    negative: "What it does not show", sampler: "Sampler", schedule: "Schedule", tileable: "Tileable",
+    hires: "Second pass, times larger", like: "Draw like",
+    drop: "Drop, paste or choose a picture: to draw over it, or to take its settings", strength: "How much of it goes",
+    take: "Take its settings", remove: "Remove it", now: "Now", gallery: "Pictures", search: "Search", older: "Older ones",
+    empty: "Nothing is drawn at the moment. Say what the picture shows, and press Draw.",
+    again: "Take these settings", drawOver: "Draw over it", copy: "Copy the text", download: "Save", close: "Close",
+    own: "the model's own", cancel: "Cancel", keep: "Finish now", retry: "Once more", waiting: "waits", place: "place",
+    step: "step", left: "left", done: "done", failed: "failed", cancelled: "cancelled", finished: "A picture is finished",
+    lost: "The server does not answer; trying again", drawing: "is being drawn",
+  },
+  it: {
+    language: "Lingua", prompt: "Cosa mostra l'immagine", draw: "Disegna", size: "Dimensioni", count: "Immagini", steps: "Passi",
+    guidance: "Guida", seed: "Seme", chance: "a caso", dice: "Un altro seme ogni volta", model: "Modello", more: "Altro",
+    negative: "Cosa non mostra", sampler: "Campionatore", schedule: "Scansione", tileable: "Affiancabile",
+    hires: "Secondo passaggio, volte più grande", like: "Disegna come",
+    drop: "Trascina, incolla o scegli un'immagine: per disegnarci sopra o prenderne le impostazioni",
+    strength: "Quanto ne va via", take: "Prendi le sue impostazioni", remove: "Toglila", now: "Adesso", gallery: "Immagini",
+    search: "Cerca", older: "Più vecchie",
+    empty: "Adesso non si disegna nulla. Scrivi cosa mostra l'immagine e premi Disegna.",
+    again: "Prendi queste impostazioni", drawOver: "Disegnaci sopra", copy: "Copia il testo", download: "Salva", close: "Chiudi",
+    own: "quello del modello", cancel: "Annulla", keep: "Finisci ora", retry: "Ancora", waiting: "in attesa", place: "posto",
+    step: "passo", left: "rimasti", done: "finita", failed: "non riuscita", cancelled: "annullata",
+    finished: "Un'immagine è finita", lost: "Il server non risponde; riprovo", drawing: "si sta disegnando",
+  },
+};
