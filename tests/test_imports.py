@@ -31,7 +31,7 @@ def imports_of(path: Path, tree: ast.Module) -> set[str]:
 
 def test_every_module_has_a_floor() -> None:
     homeless = {name.split(".")[0] for name in modules()} - FLOOR.keys() - {OUTSIDE}
-    assert len(FLOOR) - 1 <= 17  # more would be a corridor again
+    assert len(FLOOR) - 1 <= 18  # more would be a corridor again
     assert not homeless, f"put {sorted(homeless)} into ROOMS"
 
 

@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "house.md"
 ROOMS = [
     {"__main__"},
     {"cli"},
-    {"evaluation"},
+    {"evaluation", "serve"},
     {"jobs", "training"},
     {"checkpoints", "explain"},
     {"stable_diffusion"},
