@@ -107,7 +107,9 @@ def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_
     tensors, notes = read_with_notes(path)
     check_readable(tensors, path)
     settings = read_settings(path, notes)
-    updates, unmatched = match(tensors, layers, family, path, settings)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors, so it is no LoRA: fetch it again")
+    updates, unmatched, changes = match(tensors, layers, family, path, settings)
     if settings.refused:
         _tell(
             f"{path} was made with {listed(settings.refused)}, which cannot be done", "use another file", allow_partial
@@ -119,6 +121,8 @@ def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_
         what = stranger(tensors)
         known = f"it is {what.partition(',')[0]}" if what and " for " in what else "it may be for another kind of model"
         _tell(said, known, allow_partial and bool(updates))
+    if not changes:
+        note(f"{path} changes nothing: all its updates are zero, as before the first step of a training")
     return Lora(updates, hash_of(path, without_header=True))
 
 
@@ -130,14 +134,17 @@ def _tell(said: str, otherwise: str, allowed: bool) -> None:
 
 def match(
     tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], family: Family, path: Path, settings: Settings
-) -> tuple[dict[str, Update], list[str]]:
-    """Tensor of the model -> its update, and the names of the tensors that no layer takes.
+) -> tuple[dict[str, Update], list[str], bool]:
+    """Tensor of the model -> its update; the names of the tensors that no layer takes; whether anything is changed.
 
     `path` is for what is said of errors, `settings` are what the file says outside of its tensors.
     """
     spellings = spellings_of(layers, family.lora_spellings)
     found, spelled, unmatched = by_layer(tensors, spellings)
     updates: dict[str, Update] = {}
+    changes = False
     for layer, roles in found.items():
-        updates |= updates_of(layer, roles, layers, settings, spelled[layer], path)
-    return updates, unmatched
+        for name, update, changing in updates_of(layer, roles, layers, settings, spelled[layer], path):
+            updates[name] = update
+            changes |= changing
+    return updates, unmatched, changes

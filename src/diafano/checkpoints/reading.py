@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diafano.checkpoints.differences import compare
 from diafano.checkpoints.opening import check_content, is_file, is_folder, unreadable
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
-from diafano.checkpoints.quantized import check_plain
+from diafano.checkpoints.quantized import check_fractions, check_plain
 from diafano.engine.devices import fastest_layout
 from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError, note
@@ -43,6 +43,10 @@ MAPPED = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+"""What ``torch.compile`` puts before the names of a module's tensors."""
+WRAPPERS = ("state_dict.", "module.", "model.module.", "_forward_module.")
+"""What stands before all names where a trainer, torch's DistributedDataParallel say, was saved around the module."""
 FAULTS = {
     "HeaderTooSmall|header too small": "it is shorter than a header",
     "HeaderTooLarge|header too large": "its header claims to be longer than any model's, so it is no safetensors file",
@@ -108,7 +112,21 @@ def read_with_notes(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
     check_plain(tensors, path)
-    return tensors, dict(notes)
+    return unwrapped(tensors), dict(notes)
+
+
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names that they had before torch wrapped their module, to compile or to distribute it.
+
+    Programs that save the wrapper write its names into every tensor's.
+    """
+    named = {COMPILED.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(named) < len(tensors):  # both are there: not for us to choose
+        return dict(tensors)
+    for around in WRAPPERS:
+        if named and all(name.startswith(around) for name in named):
+            named = {name.removeprefix(around): tensor for name, tensor in named.items()}
+    return named
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -156,7 +174,8 @@ def assign_weights(
 ) -> None:
     """Put `weights` in the place of the module's own, which may be on the meta device, and switch training off.
 
-    Raises UserError, naming the tensors, if any is missing, unexpected or has another shape. `where` names the source.
+    Raises UserError, naming the tensors, if any is missing, unexpected, has another shape or holds whole numbers.
+    `where` names the source.
     With `allow_partial` unexpected ones are told in a note.
     """
     places = [
@@ -178,6 +197,7 @@ def assign_weights(
         raise UserError(
             f"{where} has tensors of a wrong shape, {listed(differences.misshapes)}: its config.json says otherwise"
         )
+    check_fractions({name: weights[name] for _, _, name, _ in places}, where)
     files = MappedFiles()
     for owner, leaf, name, _ in places:
         stored = weights[name]
