@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of, named_files, note_nothing_in
@@ -91,11 +92,25 @@ class LoraFiles:
 
     def __call__(self, name: str) -> Lora:
         """The LoRA of that name. Raises UserError where there is none, or none that fits the model."""
-        path = named_files(name, self.files, self.folders, "LoRA", "--lora-dir FOLDER or --lora FILE")
+        options = "--lora-dir FOLDER or --lora FILE"
+        path = named_files(name, self.files, self.folders, "LoRA", options, _name_inside)
         changed = path.stat().st_mtime_ns
         if path not in self._read or self._read[path][0] != changed:
             self._read[path] = (changed, read_lora(path, self._layers, self._family, allow_partial=self._allow_partial))
         return self._read[path][1]
+
+
+def _name_inside(path: Path) -> str | None:
+    """What kohya's scripts called the file when they wrote it: by this, not by the file's name, A1111's prompts name
+    a LoRA unless they are told otherwise."""
+    if path.suffix.lower() != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("ss_output_name")
+    except (SafetensorError, OSError):  # whoever names that file is told what is wrong with it
+        return None
+    return None if said is None else str(said)
 
 
 def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_partial: bool = False) -> Lora:
