@@ -45,8 +45,9 @@ MAPPED = {
 }
 COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
 """What ``torch.compile`` puts before the names of a module's tensors."""
-WRAPPERS = ("state_dict.", "module.", "model.module.", "_forward_module.")
-"""What stands before all names where a trainer, torch's DistributedDataParallel say, was saved around the module."""
+WRAPPERS = ("state_dict.", "module.", "model.module.", "_forward_module.", "vae.")
+"""What stands before all names where a trainer, torch's DistributedDataParallel say, was saved around the module; the
+last is what ComfyUI calls an autoencoder."""
 FAULTS = {
     "HeaderTooSmall|header too small": "it is shorter than a header",
     "HeaderTooLarge|header too large": "its header claims to be longer than any model's, so it is no safetensors file",
@@ -79,13 +80,30 @@ def read_weights(folder: Path, stem: str, *, prefer_half: bool = False) -> dict[
     """All tensors of a model's part by name, memory-mapped on the CPU, in the format they are stored in.
 
     `stem` is the library's file name, ``diffusion_pytorch_model`` or ``model``. Of several copies the plain one is
-    read, or the one in half precision if `prefer_half`. Shards are found through their index.
+    read, or the one in half precision if `prefer_half`; a variant of another name, if it is all there is. Shards are
+    found through their index.
     """
     for name in weight_files(stem, prefer_half=prefer_half):
         if is_file(folder / name):
             return _read_shards(folder / name) if name.endswith(".json") else read_file(folder / name)
-    is_folder(folder)  # which may not be looked into
+    # `is_folder` raises for one that may not be looked into.
+    others = sorted(path.name for path in folder.iterdir() if _is_variant(path.name, stem)) if is_folder(folder) else []
+    if len(others) == 1:
+        note(f"{folder} holds {others[0]} alone, a variant of weights: it is read")
+        path = folder / others[0]
+        return _read_shards(path) if path.suffix == ".json" else read_file(path)
+    if others:
+        raise UserError(
+            f"{folder} holds no {stem}.safetensors, but variants of it, {listed(others)}: rename one of them to that"
+        )
     raise UserError(f"{folder} holds no {stem}.safetensors: the model folder is incomplete, fetch it again")
+
+
+def _is_variant(name: str, stem: str) -> bool:
+    """Whether a file is a copy of weights under any variant's name, such as ``model.bf16.safetensors``; not a shard."""
+    variant = r"\.(?!index\b)\w+"
+    whole = rf"{stem}({variant}\.safetensors|\.safetensors\.index{variant}\.json)"
+    return re.fullmatch(whole, name) is not None
 
 
 def weight_files(stem: str, *, prefer_half: bool = False) -> Iterator[str]:
