@@ -53,7 +53,7 @@ def test_names_and_sizes_are_brought_into_one_form() -> None:
         ("size", (512,), "such as 512x512"),
         ("size", (512.0, 512.0), "such as 512x512"),
         ("seed", -1, "from 0"),
-        ("seed", 2**63, "from 0"),
+        ("seed", 2**64, "from 0"),
         ("count", 0, "from 1 on"),
         ("eta", 1.5, "from 0 to 1"),
         ("clip_skip", 0, "from 1"),

@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,11 @@ PROGRESS = {"skipped", "interrupted", "stopping_generation", "job", "job_timesta
 
 
 @pytest.fixture
-def api(served: Served) -> Any:
+def api(served: Served) -> Iterator[Any]:
     port = served.url.rpartition(":")[2]
-    return webuiapi.WebUIApi(host="127.0.0.1", port=int(port))
+    made = webuiapi.WebUIApi(host="127.0.0.1", port=int(port))
+    yield made
+    made.session.close()
 
 
 def pixels(image: Image.Image) -> bytes:

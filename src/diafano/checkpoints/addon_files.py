@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diafano.checkpoints.pickles import SUFFIXES
@@ -29,29 +29,57 @@ def note_nothing_in(folder: Path, kind: str) -> None:
         )
 
 
-def named_files(name: str, files: Mapping[str, Path], folders: Sequence[Path], kind: str, options: str) -> Path:
+def named_files(
+    name: str,
+    files: Mapping[str, Path],
+    folders: Sequence[Path],
+    kind: str,
+    options: str,
+    inside: Callable[[Path], str | None] = lambda path: None,
+) -> Path:
     """The file of that name: in `files`, else the only one in `folders` that is called so, its ending aside.
 
-    Raises UserError, with the names most like it, where there is none, and where there are several. `kind` and
+    Of several that are called so a name with their folder is meant, ``char/ink``; the ending may be written out. Where
+    no file is called so, the only one that was so when it was made, which `inside` says of a file, is taken, and a note
+    says it. Raises UserError, with the names most like it, where there is none, and where there are several. `kind` and
     `options` are what it is and what gives it on the command line.
     """
     if name in files:
         return files[name]
     in_folders = [path for folder in folders for path in files_in(folder)]
-    found = [path for path in in_folders if path.stem == name]
+    found = [path for path in in_folders if path.stem == name] or [path for path in in_folders if _ends(path, name)]
+    if not found and (found := [path for path in in_folders if inside(path) == name]):
+        note(f"no {kind} is called {name!r} today, and {found[0]} was when it was made: it is taken")
     if len(found) > 1:
         raise UserError(
             f"there are several {kind}s called {name!r}, {', '.join(str(path) for path in found[:NEAR_NAMES])}:"
-            " give one of them another name"
+            " give one of them another name, or name its folder too, as in folder/name"
         )
     if found:
         return found[0]
     names = sorted({*files, *(path.stem for path in in_folders)})
     if not names:
         raise UserError(f"the {kind} {name!r} that the prompt names is not known, nor any other: give {options}")
-    near = difflib.get_close_matches(name, names, NEAR_NAMES) or names[:NEAR_NAMES]
     where = f" in {', '.join(str(folder) for folder in folders)}" if folders else ""
-    raise UserError(f"there is no {kind} {name!r}{where}: did you mean {' or '.join(near)}?")
+    folded: dict[str, list[str]] = {}
+    for known in names:
+        folded.setdefault(known.casefold(), []).append(known)
+    matches = difflib.get_close_matches(name.casefold(), folded, NEAR_NAMES)
+    near = [known for match in matches for known in folded[match]][:NEAR_NAMES]
+    if near:
+        raise UserError(f"there is no {kind} {name!r}{where}: did you mean {' or '.join(near)}?")
+    more = f" and {len(names) - NEAR_NAMES} more" if len(names) > NEAR_NAMES else ""
+    raise UserError(f"there is no {kind} {name!r}{where}: there are {', '.join(names[:NEAR_NAMES])}{more}")
+
+
+def _ends(path: Path, name: str) -> bool:
+    """Whether the path ends in that name, which may have folders, of Windows too, and an ending."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part]
+    if not parts:
+        return False
+    if parts[-1].lower().endswith(ADDON_SUFFIXES):
+        parts[-1] = parts[-1].rpartition(".")[0]
+    return [*path.parts[:-1], path.stem][-len(parts) :] == parts
 
 
 def hash_of(path: Path, digits: int = 12, *, without_header: bool = False) -> str:

@@ -92,6 +92,7 @@ def read_folder(folder: Path, *, weights: bool = True, prefer_half: bool = False
     `prefer_half` takes the copies in half precision where there are two. Raises UserError as `load_folder` does, but
     for tensors that do not fit.
     """
+    _check_has_index(folder)
     index = read_json(folder / INDEX)
     family = check_index(index, folder)
     stored: dict[str, ReadPart[Any]] = {}
@@ -110,6 +111,23 @@ def read_folder(folder: Path, *, weights: bool = True, prefer_half: bool = False
     )
     found = family_of(parts)  # of families with the same folders
     return FolderModel(folder, found, parts, stored, _card(folder, found, parts, stored))
+
+
+def _check_has_index(folder: Path) -> None:
+    """Raises UserError for a folder that is no model's, with what in it or around it may be meant."""
+    if os.path.lexists(folder / INDEX):
+        return
+    said = f"{folder} holds no {INDEX}, so it is no model's folder"
+    snapshots = sorted((folder / "snapshots").glob(f"*/{INDEX}"))  # of the hub's cache
+    inside = snapshots or sorted(folder.glob(f"*/{INDEX}"))
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".safetensors", ".ckpt"))
+    if (folder.parent / INDEX).is_file():
+        raise UserError(f"{said}, but a part's: give {folder.parent}")
+    if inside:
+        raise UserError(f"{said}: give {' or '.join(str(path.parent) for path in inside[:3])}")
+    if files:
+        raise UserError(f"{said}: give a file in it, such as {files[0]}")
+    raise UserError(f"{said}: give one that has it, or fetch the model again")
 
 
 def model_of(parts: Parts, card: ModelCard, family: Family) -> StableDiffusion:

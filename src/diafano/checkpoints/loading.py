@@ -101,6 +101,8 @@ def _load(
             f"there is no model {str(source)!r}: give a diffusers folder, a checkpoint file, a hub id (owner/name), or"
             " nothing for the embedded model"
         )
+    if folder.name == "model_index.json" and is_file(folder):
+        raise UserError(f"{folder} is the list of a model's parts: give its folder, {folder.parent}")
     if folder.is_file():
         from diafano.checkpoints.single_file import load_file
 

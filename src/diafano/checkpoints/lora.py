@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diafano.checkpoints.addon_files import hash_of, named_files, note_nothing_in
@@ -91,11 +92,25 @@ class LoraFiles:
 
     def __call__(self, name: str) -> Lora:
         """The LoRA of that name. Raises UserError where there is none, or none that fits the model."""
-        path = named_files(name, self.files, self.folders, "LoRA", "--lora-dir FOLDER or --lora FILE")
+        options = "--lora-dir FOLDER or --lora FILE"
+        path = named_files(name, self.files, self.folders, "LoRA", options, _name_inside)
         changed = path.stat().st_mtime_ns
         if path not in self._read or self._read[path][0] != changed:
             self._read[path] = (changed, read_lora(path, self._layers, self._family, allow_partial=self._allow_partial))
         return self._read[path][1]
+
+
+def _name_inside(path: Path) -> str | None:
+    """What kohya's scripts called the file when they wrote it: by this, not by the file's name, A1111's prompts name
+    a LoRA unless they are told otherwise."""
+    if path.suffix.lower() != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("ss_output_name")
+    except (SafetensorError, OSError):  # whoever names that file is told what is wrong with it
+        return None
+    return None if said is None else str(said)
 
 
 def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_partial: bool = False) -> Lora:
@@ -107,7 +122,9 @@ def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_
     tensors, notes = read_with_notes(path)
     check_readable(tensors, path)
     settings = read_settings(path, notes)
-    updates, unmatched = match(tensors, layers, family, path, settings)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors, so it is no LoRA: fetch it again")
+    updates, unmatched, changes = match(tensors, layers, family, path, settings)
     if settings.refused:
         _tell(
             f"{path} was made with {listed(settings.refused)}, which cannot be done", "use another file", allow_partial
@@ -119,6 +136,8 @@ def read_lora(path: Path, layers: Mapping[str, Layer], family: Family, *, allow_
         what = stranger(tensors)
         known = f"it is {what.partition(',')[0]}" if what and " for " in what else "it may be for another kind of model"
         _tell(said, known, allow_partial and bool(updates))
+    if not changes:
+        note(f"{path} changes nothing: all its updates are zero, as before the first step of a training")
     return Lora(updates, hash_of(path, without_header=True))
 
 
@@ -130,14 +149,17 @@ def _tell(said: str, otherwise: str, allowed: bool) -> None:
 
 def match(
     tensors: Mapping[str, Tensor], layers: Mapping[str, Layer], family: Family, path: Path, settings: Settings
-) -> tuple[dict[str, Update], list[str]]:
-    """Tensor of the model -> its update, and the names of the tensors that no layer takes.
+) -> tuple[dict[str, Update], list[str], bool]:
+    """Tensor of the model -> its update; the names of the tensors that no layer takes; whether anything is changed.
 
     `path` is for what is said of errors, `settings` are what the file says outside of its tensors.
     """
     spellings = spellings_of(layers, family.lora_spellings)
     found, spelled, unmatched = by_layer(tensors, spellings)
     updates: dict[str, Update] = {}
+    changes = False
     for layer, roles in found.items():
-        updates |= updates_of(layer, roles, layers, settings, spelled[layer], path)
-    return updates, unmatched
+        for name, update, changing in updates_of(layer, roles, layers, settings, spelled[layer], path):
+            updates[name] = update
+            changes |= changing
+    return updates, unmatched, changes

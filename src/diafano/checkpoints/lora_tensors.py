@@ -3,14 +3,17 @@
 Kinds that are known and not read are called by their names (`UNREADABLE`): left out they would change the picture.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from diafano.checkpoints.lora_settings import Settings
+from diafano.checkpoints.quantized import check_fractions
 from diafano.errors import UserError
 from diafano.networks.lora import Layer, tensor_of
 from diafano.networks.lora_updates import Decomposed, Difference, Factor, Hadamard, Kronecker, LowRank, Update
@@ -21,8 +24,6 @@ ROLES: Final = {
     "lora_mid.weight": "mid",
     "lora_A.weight": "down",
     "lora_B.weight": "up",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
     "lora_A": "down",
     "lora_B": "up",
     "lora.down.weight": "down",
@@ -30,12 +31,10 @@ ROLES: Final = {
     "lora_linear_layer.down.weight": "down",
     "lora_linear_layer.up.weight": "up",
     "lora_B.bias": "up_bias",
-    "lora_B.default.bias": "up_bias",
     "lora_up.bias": "up_bias",
     "dora_scale": "lengths",
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
-    "lora_magnitude_vector.default.weight": "magnitude",
     "diff": "diff",
     "diff_b": "diff_b",
     "w_norm": "diff",
@@ -45,6 +44,8 @@ ROLES: Final = {
     "alpha": "alpha",
 }
 """How the names of a file's tensors end -> what the tensor is."""
+ADAPTER: Final = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(?!weight$|bias$)\w+(?=\.weight$|\.bias$|$)")
+"""The name of PEFT's adapter, which whoever saves a network's own state keeps in its tensors' names."""
 _OLD_PROCESSOR = re.compile(r"(?:processor\.)?(to_[qkv]|to_out)_lora\.(down|up)\.weight$")
 
 UNREADABLE: Final = {
@@ -101,8 +102,11 @@ def by_layer(
 
 def updates_of(
     layer: str, roles: Mapping[str, Tensor], layers: Mapping[str, Layer], settings: Settings, spelled: str, path: Path
-) -> Iterator[tuple[str, Update]]:
-    """(tensor of the model, its update) of all that a file has for a layer."""
+) -> Iterator[tuple[str, Update, bool]]:
+    """(tensor of the model, its update, whether that changes anything) of all that a file has for a layer.
+
+    Raises UserError for what is incomplete, does not fit or is not finite.
+    """
     module = layers[layer]
     left = set(roles) - {"alpha"}
 
@@ -110,14 +114,20 @@ def updates_of(
         left.difference_update(names)
         return [roles.get(name) for name in names]
 
+    def alpha() -> float:
+        if roles["alpha"].numel() != 1 or not math.isfinite(number := float(roles["alpha"])):
+            raise UserError(f"{path} has an alpha for {layer} that is no number: the file is damaged, use another one")
+        return number
+
     def scale(rank: int | None) -> float:
         if rank is None and ("alpha" in roles or not settings.whole_factors):
             return 1.0
         if rank is not None and "alpha" in roles:
-            return float(roles["alpha"]) / max(rank, 1)
+            return alpha() / max(rank, 1)
         kernel = module.weight.shape[2:]
         return 1.0 if settings.scale is None else settings.scale(spelled, rank, any(edge > 1 for edge in kernel))
 
+    check_fractions({f"{role} of {layer}": tensor for role, tensor in roles.items() if role != "alpha"}, path)
     weight: Update | None = None
     bias: Tensor | None = None
     if "down" in roles and "up" in roles:
@@ -157,14 +167,19 @@ def updates_of(
             continue
         name = f"{layer}.{parameter}"
         try:
-            update.delta(tensor_of(layers, name).detach())
+            delta = update.delta(tensor_of(layers, name).detach())
         except KeyError:
             raise UserError(f"{path} has a bias for {layer}, which has none in this model") from None
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"{path} has matrices of another size for {layer} ({error}): it was made for another kind of model"
             ) from None
-        yield name, update
+        if not bool(torch.isfinite(delta).all()):
+            raise UserError(
+                f"{path} has values for {layer} that are NaN or infinite, as after a training that went wrong: use"
+                " another file, an earlier one of that training say"
+            )
+        yield name, update, bool(delta.any())
 
 
 def _factor(whole: Tensor | None, a: Tensor | None, b: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -176,7 +191,7 @@ def _factor(whole: Tensor | None, a: Tensor | None, b: Tensor | None) -> Tensor 
 
 def split_fused_name(name: str) -> tuple[str, str | None]:
     """(layer as the file spells it, role) of a tensor's name; the role is None where the ending is not known."""
-    name = name.removeprefix("base_model.model.")  # PEFT's
+    name = ADAPTER.sub(r".\1", name.replace("base_model.model.", "", 1))  # PEFT's
     if old := _OLD_PROCESSOR.search(name):
         before = name[: old.start()]
         if before.endswith("self_attn."):  # the text encoder's, under the UNet's names

@@ -161,6 +161,10 @@ def _there(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a name with a NUL
+        if "\0" not in str(path) and path.is_symlink():  # as in a hub's cache that was moved or cleaned
+            raise UserError(
+                f"{path} links to {os.readlink(path)}, which is not there: put it back, or fetch it again"
+            ) from None
         return None
     except OSError as error:
         raise unreadable(path, error) from error

@@ -1,9 +1,11 @@
 """Marks of weights that are not numbers as they stand: scaled, packed or looked up. Read plainly they draw noise."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
+
+from torch import Tensor
 
 from diafano.errors import UserError
 
@@ -29,3 +31,14 @@ def check_plain(names: Iterable[str], path: Path) -> None:
                 f"{path} holds {what} (it has {name}), which cannot be read yet: use the file in float16, bfloat16 or"
                 " float32"
             )
+
+
+def check_fractions(weights: Mapping[str, Tensor], where: Path | str) -> None:
+    """Raises UserError for weights that are whole numbers: they were multiplied by scales, which nothing names here."""
+    whole = next((name for name, tensor in weights.items() if not tensor.is_floating_point()), None)
+    if whole is not None:
+        kind = str(weights[whole].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{where} holds whole numbers ({whole} is of {kind}) where weights are fractions, it was quantized: use the"
+            " file in float16, bfloat16 or float32"
+        )

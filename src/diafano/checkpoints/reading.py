@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diafano.checkpoints.differences import compare
 from diafano.checkpoints.opening import check_content, is_file, is_folder, unreadable
 from diafano.checkpoints.pickles import is_pickle, read_pickled_weights
-from diafano.checkpoints.quantized import check_plain
+from diafano.checkpoints.quantized import check_fractions, check_plain
 from diafano.engine.devices import fastest_layout
 from diafano.engine.memory import MappedFiles
 from diafano.errors import UserError, note
@@ -43,6 +43,11 @@ MAPPED = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+"""What ``torch.compile`` puts before the names of a module's tensors."""
+WRAPPERS = ("state_dict.", "module.", "model.module.", "_forward_module.", "vae.")
+"""What stands before all names where a trainer, torch's DistributedDataParallel say, was saved around the module; the
+last is what ComfyUI calls an autoencoder."""
 FAULTS = {
     "HeaderTooSmall|header too small": "it is shorter than a header",
     "HeaderTooLarge|header too large": "its header claims to be longer than any model's, so it is no safetensors file",
@@ -75,13 +80,30 @@ def read_weights(folder: Path, stem: str, *, prefer_half: bool = False) -> dict[
     """All tensors of a model's part by name, memory-mapped on the CPU, in the format they are stored in.
 
     `stem` is the library's file name, ``diffusion_pytorch_model`` or ``model``. Of several copies the plain one is
-    read, or the one in half precision if `prefer_half`. Shards are found through their index.
+    read, or the one in half precision if `prefer_half`; a variant of another name, if it is all there is. Shards are
+    found through their index.
     """
     for name in weight_files(stem, prefer_half=prefer_half):
         if is_file(folder / name):
             return _read_shards(folder / name) if name.endswith(".json") else read_file(folder / name)
-    is_folder(folder)  # which may not be looked into
+    # `is_folder` raises for one that may not be looked into.
+    others = sorted(path.name for path in folder.iterdir() if _is_variant(path.name, stem)) if is_folder(folder) else []
+    if len(others) == 1:
+        note(f"{folder} holds {others[0]} alone, a variant of weights: it is read")
+        path = folder / others[0]
+        return _read_shards(path) if path.suffix == ".json" else read_file(path)
+    if others:
+        raise UserError(
+            f"{folder} holds no {stem}.safetensors, but variants of it, {listed(others)}: rename one of them to that"
+        )
     raise UserError(f"{folder} holds no {stem}.safetensors: the model folder is incomplete, fetch it again")
+
+
+def _is_variant(name: str, stem: str) -> bool:
+    """Whether a file is a copy of weights under any variant's name, such as ``model.bf16.safetensors``; not a shard."""
+    variant = r"\.(?!index\b)\w+"
+    whole = rf"{stem}({variant}\.safetensors|\.safetensors\.index{variant}\.json)"
+    return re.fullmatch(whole, name) is not None
 
 
 def weight_files(stem: str, *, prefer_half: bool = False) -> Iterator[str]:
@@ -108,7 +130,21 @@ def read_with_notes(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
     check_plain(tensors, path)
-    return tensors, dict(notes)
+    return unwrapped(tensors), dict(notes)
+
+
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names that they had before torch wrapped their module, to compile or to distribute it.
+
+    Programs that save the wrapper write its names into every tensor's.
+    """
+    named = {COMPILED.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(named) < len(tensors):  # both are there: not for us to choose
+        return dict(tensors)
+    for around in WRAPPERS:
+        if named and all(name.startswith(around) for name in named):
+            named = {name.removeprefix(around): tensor for name, tensor in named.items()}
+    return named
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -156,7 +192,8 @@ def assign_weights(
 ) -> None:
     """Put `weights` in the place of the module's own, which may be on the meta device, and switch training off.
 
-    Raises UserError, naming the tensors, if any is missing, unexpected or has another shape. `where` names the source.
+    Raises UserError, naming the tensors, if any is missing, unexpected, has another shape or holds whole numbers.
+    `where` names the source.
     With `allow_partial` unexpected ones are told in a note.
     """
     places = [
@@ -178,6 +215,7 @@ def assign_weights(
         raise UserError(
             f"{where} has tensors of a wrong shape, {listed(differences.misshapes)}: its config.json says otherwise"
         )
+    check_fractions({name: weights[name] for _, _, name, _ in places}, where)
     files = MappedFiles()
     for owner, leaf, name, _ in places:
         stored = weights[name]

@@ -41,10 +41,11 @@ def command(
     from diafano.explain.noise_strip import filmstrip
     from diafano.pictures.files import check_target, read_picture, save_new_picture, save_picture
     from diafano.pictures.pixels import fit, grid, to_picture, to_pixels
+    from diafano.request.fields import LARGEST_SEED
 
     check_target(STRIP if output is None else output)
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed {seed} is not possible: give a whole number from 0 to 2^63 - 1")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed {seed} is not possible: give a whole number from 0 to 2^64 - 1")
     clean = read_picture(picture)
     loaded = diafano.load(model, device=device, dtype=dtype, revision=revision)
     pixels = to_pixels(fit(clean, *loaded.card.size))[None]  # (1, 3, height, width)

@@ -30,8 +30,13 @@ def _autoencoder_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {OLD_ATTENTION.sub(lambda match: OLD_ATTENTION_NAMES[match[0]], name): one for name, one in weights.items()}
 
 
+# What a whole CLIP has besides its text encoder: eyes, and the heads where both meet.
+REST_OF_CLIP: Final = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
+
+
 def _clip_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {ours: weights[theirs] for theirs, ours in strip_text_model_prefix(weights).items()}
+    own = {name: one for name, one in weights.items() if not name.startswith(REST_OF_CLIP)}
+    return {ours: own[theirs] for theirs, ours in strip_text_model_prefix(own).items()}
 
 
 def _bert_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def index(parts: Parts) -> dict[str, Any]:
 def lora_spellings(layer: str) -> Iterator[str]:
     part, _, name = layer.partition(".")
     if part == NETWORK:
-        yield from (layer, name, "lora_unet_" + name.replace(".", "_"))
+        yield from (layer, name, f"diffusion_model.{name}", "lora_unet_" + name.replace(".", "_"))
     else:
         for prefix in ("", "text_model."):
             yield f"{TEXT}.{prefix}{name}"

@@ -9,9 +9,10 @@
 like it: a line holds settings if it begins with one that is known, see `KNOWN`.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 NEGATIVE = "Negative prompt:"
@@ -74,7 +75,7 @@ def infotext(prompt: str, negative: str, settings: Mapping[str, object]) -> str:
 def parse_infotext(text: str) -> Infotext:
     """What `infotext` wrote, and what A1111 and its kin write; `settings` is empty where there are none."""
     lines, line, _ = _taken_apart(text)
-    settings = {key: _unquoted(value) for key, value in PAIR.findall(line)}
+    settings = {key: _unquoted(value) for key, value, _, _ in _pairs(line)}
     first_negative = next((number for number, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     prompt = "\n".join(lines[:first_negative])
     negative = "\n".join(lines[first_negative:]).removeprefix(NEGATIVE).removeprefix(" ")
@@ -87,12 +88,12 @@ def unread(text: str) -> list[str]:
     found: list[str] = []
     said: set[str] = set()
     at = 0
-    for match in PAIR.finditer(line):
-        found.append(line[at : match.start()])
-        if match[1] in said:
-            found.append(f"{match[1]}: more than once")
-        said.add(match[1])
-        at = match.end()
+    for key, _, start, end in _pairs(line):
+        found.append(line[at:start])
+        if key in said:
+            found.append(f"{key}: more than once")
+        said.add(key)
+        at = end
     found += [line[at:], *behind]
     return [one.strip(", ") for one in found if one.strip(", ")]
 
@@ -107,15 +108,31 @@ def program_of(texts: Mapping[str, str]) -> str | None:
 
 def _taken_apart(text: str) -> tuple[list[str], str, list[str]]:
     """The lines before the settings, the last line of settings ("" where there is none), and those behind it."""
-    lines = text.rstrip().split("\n")
+    lines = text.replace("\r\n", "\n").rstrip().split("\n")  # of Windows' editors, and of what is pasted there
     if isinstance(_json(text), dict | list):
         return lines, "", []
     for place in range(len(lines) - 1, -1, -1):
-        keys = [key for key, _ in PAIR.findall(lines[place])]
+        keys = [key for key, *_ in _pairs(lines[place])]
         known = [key for key in keys if key in KNOWN]
         if len(keys) >= FEWEST_PAIRS and keys[0] in KNOWN and (keys[0] == FIRST or len(known) > 1):
             return lines[:place], lines[place], lines[place + 1 :]
     return lines, "", []
+
+
+def _pairs(line: str) -> Iterator[tuple[str, str, int, int]]:
+    """Key, value, start and end of each pair; a value that is an object or a list of JSON ends where that ends."""
+    at = 0
+    while (match := PAIR.search(line, at)) is not None:
+        key, value, start, at = match[1], match[2], match.start(), match.end()
+        if value[:1] in ("{", "["):
+            begins = match.start(2)
+            with contextlib.suppress(ValueError, RecursionError):
+                _, ends = json.JSONDecoder().raw_decode(line, begins)
+                if (rest := re.compile(r"\s*(,|$)").match(line, ends)) is not None:
+                    value, at = line[begins:ends], rest.end()
+        yield key, value, start, at
+        if at == len(line):
+            return
 
 
 def _json(text: str) -> Any:

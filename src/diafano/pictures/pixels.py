@@ -1,7 +1,9 @@
 """Pictures <-> pixels in [-1, 1]: what networks see is a float32 tensor (3, height, width)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 import torch
@@ -9,6 +11,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from diafano.errors import UserError
+
+SEEN = 3
+"""Levels of 256 by which a colour may differ through what is only a profile's rounding."""
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
@@ -71,7 +76,7 @@ def grid(pictures: Sequence[Image.Image], columns: int | None = None, gap: int =
 
 
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Any mode of Pillow's -> RGB, transparent parts on white."""
+    """Any mode of Pillow's -> RGB, transparent parts on white, in sRGB if the picture says what its colours are."""
     if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255, not scale
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
@@ -79,7 +84,48 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
     elif image.mode == "F":
         raise UserError(f"{name} has floating-point grey values of unknown range: save it with 8 or 16 bits")
+    elif isinstance(profile := image.info.get("icc_profile"), bytes):
+        image = _in_srgb(image, profile)
+    if image.mode == "La":  # which Pillow leads to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The picture with its colours as they are seen; one whose profile is broken, or of another mode, as it is."""
+    if image.mode not in ("L", "RGB", "RGBA", "CMYK"):
+        if image.mode != "P":
+            return image
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    transform = _to_srgb(profile, image.mode)
+    return image if transform is None else transform(image)
+
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] | None:
+    """From the profile's colours to sRGB's; None where they are the same to `SEEN`, or the profile does not fit."""
+    from PIL import ImageCms  # few pictures need it
+
+    output = "RGB" if mode in ("L", "CMYK") else mode
+    try:
+        found = ImageCms.ImageCmsProfile(BytesIO(profile))
+        transform = ImageCms.buildTransform(found, ImageCms.createProfile("sRGB"), mode, output)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    if mode != "CMYK":
+        levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+        colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(27, 27, 3)
+        before = Image.fromarray(colours).convert(mode)
+        after = transform.apply(before).convert("RGB")
+        if np.abs(np.asarray(after).astype(int) - np.asarray(before.convert("RGB"))).max() <= SEEN:
+            return None
+
+    def converted(picture: Image.Image) -> Image.Image:
+        made = transform.apply(picture)
+        made.info.pop("icc_profile", None)
+        return made
+
+    return converted

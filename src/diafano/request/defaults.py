@@ -149,7 +149,12 @@ def image_to_image_settings(
         if settings.get("mask_blur") is None:
             given["mask_blur"] = SOFT_EDGE
     if settings.get("size") is None:
-        given["size"] = model_size if settings.get("only_masked") else nearest_size((width, height))
+        size = given["size"] = model_size if settings.get("only_masked") else nearest_size((width, height))
+        if min(size) < SMALLEST_EDGE:
+            raise UserError(
+                f"the image of {width}x{height} pixels is too long and thin to be drawn in its own shape, as width and"
+                f" height are {SMALLEST_EDGE} to {LARGEST_EDGE}: cut it, or give a size"
+            )
     if settings.get("strength") is None:
         given["strength"] = STRENGTH if sides is None else 1.0  # nothing of the repeated edges is to stay
     return given

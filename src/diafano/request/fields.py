@@ -15,6 +15,10 @@ from diafano.pictures.sides import Sides, read_sides
 
 SMALLEST_EDGE, LARGEST_EDGE = 64, 2048  # pixels
 
+LARGEST_SEED = 2**64 - 1
+"""Of torch's generators, NVIDIA's and ComfyUI."""
+SEED = "a whole number from 0 to 2^64 - 1, or leave it out for one by chance"
+
 MASKED_CONTENT = ("original", "fill", "latent noise", "latent nothing")
 
 
@@ -123,8 +127,8 @@ def upscaler_label(name: str) -> str:
 
 
 Text = Annotated[str, BeforeValidator(_text), Field(strict=True, description="text")]
-Seed = Annotated[int, whole(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")]
-SeedOrNone = Annotated[int | None, whole(0, 2**63 - 1, "a whole number from 0 to 2^63 - 1")]
+Seed = Annotated[int, whole(0, LARGEST_SEED, SEED)]
+SeedOrNone = Annotated[int | None, whole(0, LARGEST_SEED, SEED)]
 Size = Annotated[tuple[int, int], BeforeValidator(_size), Field(description="width and height, such as 512x512")]
 Steps = Annotated[int, whole(1, 1000)]
 StepsOrNone = Annotated[int | None, whole(1, 1000)]

@@ -101,6 +101,7 @@ def from_infotext(text: str) -> Recorded:
     pairs = found.settings
     ours = pairs.get("Version", "").startswith("diafano ")
     settings: dict[str, Any] = {"negative": found.negative, "like": pairs.get("Like") if ours else _program(pairs)}
+    chance = _mend_others(pairs) if not ours else []
     one_for_all = find_program(settings["like"]).one_generator_for_all and "Batch pos" in pairs
     skipped = {"Like"} if one_for_all else {"Like", "Batch size", "Batch pos"}
     unknown: list[str] = []
@@ -116,7 +117,7 @@ def from_infotext(text: str) -> Recorded:
                 raise UserError(
                     f"the picture says {entry.key} {_shown(pairs[entry.key])!r}, which is no number: give it yourself"
                 ) from None
-    ignored = _mend_hires(pairs, settings) + _mend_sampler(pairs, settings) + unknown
+    ignored = chance + _mend_hires(pairs, settings) + _mend_sampler(pairs, settings) + unknown
     addons = {key: value for key, value in pairs.items() if key in ADDONS or key.startswith(CONTROLS)}
     ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD | addons.keys()]
     ignored += map(_shown, unread(text))
@@ -155,6 +156,21 @@ def without_picture(recorded: Recorded) -> Recorded:
     texts = written(checked(ImageToImage, lost), SETTINGS)
     said = [f"{key}: {texts[key]} (there is no --image)" for key in FIRST if key in texts]
     return replace(recorded, settings=settings, ignored=(*recorded.ignored, *said))
+
+
+def _mend_others(pairs: dict[str, str]) -> list[str]:
+    """Bring what other programs write into A1111's form, in its place; returns what is left to chance."""
+    if "Schedule type" not in pairs and "Scheduler" in pairs:  # ComfyUI's and Fooocus' word
+        pairs["Schedule type"] = pairs.pop("Scheduler")
+    if re.fullmatch(r"-\d+", skip := pairs.get("Clip skip", "")):  # ComfyUI counts its layers from the end
+        pairs["Clip skip"] = skip[1:]
+    if "Size" in pairs and (edges := re.fullmatch(r"(\d+)x(\d+)", pairs["Size"])):  # the picture is the smaller one
+        pairs["Size"] = "x".join(str(max(8, int(edge) // 8 * 8)) for edge in edges.groups())
+    chance = [f"{key}: {pairs.pop(key)} (by chance)" for key in ("Seed", "Variation seed") if pairs.get(key) == "-1"]
+    strength = "Variation seed strength"
+    if "Variation seed" not in pairs and strength in pairs:  # which is nothing without it
+        chance.append(f"{strength}: {pairs.pop(strength)}")
+    return chance
 
 
 def _program(pairs: Mapping[str, str]) -> str:

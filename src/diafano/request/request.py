@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from diafano.errors import UserError
+from diafano.request.fields import LARGEST_SEED
 from diafano.request.keywords import Settings
 from diafano.request.programs.table import find_program
 from diafano.request.settings import (
@@ -44,6 +45,10 @@ class Request(OtherProgram, Networks, SamplerOptions, Picture, ImageToImage, Var
                 f"batch_position {self.batch_position} and count {self.count} lie outside a batch of"
                 f" {self.whole_batch}: give a larger batch_size"
             )
+        last = self.batch_position + self.count - 1
+        counted = self.variation_seed if self.varies else self.seed
+        if counted is not None and counted + last > LARGEST_SEED and self._each_has_a_seed:
+            raise UserError(f"seed {counted} and {last} more lie beyond 2^64 - 1: give a smaller seed")
         return self
 
     @property
@@ -53,7 +58,12 @@ class Request(OtherProgram, Networks, SamplerOptions, Picture, ImageToImage, Var
     @property
     def seed_counts(self) -> bool:
         """Whether each picture of the batch has a seed of its own."""
-        return not self.varies and not find_program(self.like).one_generator_for_all
+        return not self.varies and self._each_has_a_seed
+
+    @property
+    def _each_has_a_seed(self) -> bool:
+        """A first one, or one for its variation."""
+        return not find_program(self.like).one_generator_for_all
 
     @property
     def sampler_options(self) -> dict[str, float]:

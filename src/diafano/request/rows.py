@@ -4,12 +4,13 @@ A row is a field of a `Group`. Whatever has settings (the command line, a pictur
 docs/settings.md) is made from the rows.
 """
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -73,6 +74,23 @@ class Group(BaseModel):
     """Over them, on the command line and in docs/settings.md."""
     picture: ClassVar[bool | None] = None
     """True: only for drawing over a picture. False: only from text alone. None: for both."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_of_any_library(cls, said: object) -> object:
+        """Those of numpy, from a loop over an array say, are as good as Python's own."""
+        return {name: _plain(value) for name, value in said.items()} if isinstance(said, dict) else said
+
+
+def _plain(value: object) -> object:
+    """A number of another library, alone or in a tuple or list, as Python's own; everything else as it is."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
+    if type(value) in (bool, int, float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -14,7 +15,7 @@ from diafano.jobs.queue.job import Job, Made, Order
 from diafano.jobs.queue.queue import Event, Queue
 from diafano.jobs.queue.shelf import EMBEDDED_NAME
 from diafano.jobs.queue.store import Store
-from diafano.request.fields import SMALLEST_EDGE
+from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE
 from diafano.serve.limits import Limits, mask_of, picture_of
 
 Result = TypeVar("Result")
@@ -59,11 +60,12 @@ class Service:
             name = "embedded" if model is None else self.queue.shelf.find(model)
             said = {key: value for key, value in settings.items() if value is not None}
             enlarged, told = None, [*notes]
-            if fit and name == EMBEDDED_NAME and said.get("size") is not None and image is None:
+            asked = pair(said.get("size"))
+            if fit and name == EMBEDDED_NAME and asked is not None and image is None:
                 model_card = self.queue.shelf.get(name)
-                known = known_size(tuple(said["size"]), model_card.card.size, model_card.size_step)
-                if known != tuple(said["size"]):
-                    enlarged, said["size"] = tuple(said["size"]), known
+                known = known_size(asked, model_card.card.size, model_card.size_step)
+                if known != asked:
+                    enlarged, said["size"] = asked, known
                     told.append(
                         f"drawn at {known[0]}x{known[1]}, which the embedded model knows, and enlarged to"
                         f" {enlarged[0]}x{enlarged[1]}"
@@ -133,12 +135,22 @@ class Service:
         return await run_in_threadpool(read)
 
 
+def pair(size: Any) -> tuple[int, int] | None:
+    """(width, height) of ``"64x128"`` or of two numbers, if they can be a picture's; else None, and others complain."""
+    if isinstance(size, str) and (match := re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", size)):
+        size = [int(edge) for edge in match.groups()]
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(edge) is int for edge in size):
+        return None
+    width, height = size
+    return (width, height) if min(size) >= SMALLEST_EDGE and max(size) <= LARGEST_EDGE else None
+
+
 def known_size(asked: tuple[int, int], usual: tuple[int, int], step: int) -> tuple[int, int]:
     """Of the shape of what is asked, and of about as many pixels as a model usually draws; that itself if it is near.
 
     (width, height) in pixels, multiples of `step`.
     """
-    if max(asked) <= 2 * max(usual) and all(edge % step == 0 for edge in asked):
+    if max(asked) <= 2 * max(usual):
         return asked
     scale = (usual[0] * usual[1] / (asked[0] * asked[1])) ** 0.5
     width, height = (max(SMALLEST_EDGE, round(edge * scale / step) * step) for edge in asked)

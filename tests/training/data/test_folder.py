@@ -9,6 +9,7 @@ from PIL import Image
 
 from diafano.errors import UserError
 from diafano.training.data.folder import PictureFolder
+from helpers import told
 
 
 def add(path: Path, colour: str = "red", size: tuple[int, int] = (40, 20)) -> None:
@@ -113,3 +114,50 @@ def test_a_broken_picture_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     folder = PictureFolder(tmp_path, 8)
     with pytest.raises(UserError, match=r"a\.png"):
         folder.example(0)
+
+
+@pytest.mark.parametrize("suffix", [".TXT", ".Txt", ".caption", ".CAPTION"])
+def test_captions_of_any_ending(tmp_path: Path, suffix: str) -> None:
+    """bmaltais/kohya_ss 1370, 1936 and 988, kijai/ComfyUI-FluxTrainer 72: the caption was there."""
+    add(tmp_path / "a.PNG")
+    (tmp_path / f"a{suffix}").write_text("a wall", encoding="utf-8")
+    assert PictureFolder(tmp_path, 16).caption(0) == "a wall"
+
+
+def test_of_two_captions_the_txt_is_read(tmp_path: Path) -> None:
+    add(tmp_path / "a.png")
+    for suffix in (".caption", ".TXT", ".txt"):
+        (tmp_path / f"a{suffix}").write_text(suffix, encoding="utf-8")
+    assert PictureFolder(tmp_path, 16).caption(0) == ".txt"
+
+
+def test_a_pictures_ending_elsewhere_in_its_path(tmp_path: Path) -> None:
+    """Comfy-Org/ComfyUI 16213."""
+    for name in ("train.png/photo", "photo.png.crop", "a.b.c"):
+        add(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name, encoding="utf-8")
+    assert {caption for _, caption in PictureFolder(tmp_path, 16).captions} == {
+        "train.png/photo",
+        "photo.png.crop",
+        "a.b.c",
+    }
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    """hollowstrawberry/kohya-colab 23, bmaltais/kohya_ss 981: pictures were there and not seen."""
+    add(tmp_path / "a.png")
+    for name in ("a.txt", "b.heic", "b.txt", "c.txt", "d.avif"):
+        (tmp_path / name).write_text("a wall", encoding="utf-8")
+    with told("2 pictures") as notes:
+        assert len(PictureFolder(tmp_path, 16)) == 1
+    assert notes == [
+        f"2 pictures, {tmp_path / 'b.heic'} the first, are left out, as that form is not read: save them as PNG, JPEG"
+        " or WebP",
+        f"the caption {tmp_path / 'c.txt'} is left out, as no picture of that name is beside it",
+    ]
+
+
+def test_a_table_from_windows(tmp_path: Path) -> None:
+    add(tmp_path / "train" / "1.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\r\ntrain\\1.png,one\r\n", encoding="utf-8", newline="")
+    assert PictureFolder(tmp_path, 16).caption(0) == "one"

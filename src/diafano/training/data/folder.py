@@ -2,19 +2,21 @@
 
 Either each picture has its caption beside it (``apple.png`` and ``apple.txt``), or one table names both:
 ``metadata.jsonl`` or ``metadata.csv`` with the columns ``file_name`` and ``text``, as Hugging Face's imagefolder reads.
-Folders within are searched too, linked ones as well; files and folders whose names begin with a dot are not.
+Folders within are searched too, linked ones as well; files and folders whose names begin with a dot are not. A caption
+may end in ``.txt`` or ``.caption``, in capitals too. What is left out of such a folder, as no picture or caption is
+beside it that can be read, is told in a note.
 """
 
 import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 from diafano.files import files_below, lines_of, read_text
 from diafano.pictures.files import read_picture
 from diafano.pictures.pixels import fit
@@ -22,6 +24,10 @@ from diafano.training.data.example import Example
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """File name endings, in lower case, that count as pictures."""
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Those of captions beside them, the one that is read first; kohya's scripts write the second one."""
+UNREAD_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jfif", ".jxl", ".svg", ".psd", ".ico", ".tga", ".apng"})
+"""Those of pictures that are left out."""
 
 
 class PictureFolder:
@@ -62,12 +68,36 @@ class PictureFolder:
 
 
 def _from_captions_beside(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Pictures in order of their names, each with the text of the .txt file of the same stem."""
-    for picture in (path for path in files_below(folder) if path.suffix.lower() in SUFFIXES):
-        text = picture.with_suffix(".txt")
-        if not text.is_file():
-            raise UserError(f"{picture} has no caption: write it into {text.name} beside it, or add a metadata.jsonl.")
-        yield picture, _caption(_text_of(text), str(text))
+    """Pictures in order of their names, each with the text of the caption's file of the same stem."""
+    files = files_below(folder)
+    captions: dict[Path, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() in CAPTION_SUFFIXES:
+            captions.setdefault(path.with_suffix(""), []).append(path)
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    for picture in pictures:
+        # One in small letters first, as it was before there were others.
+        beside = sorted(captions.get(picture.with_suffix(""), ()), key=_rank)
+        if not beside:
+            name = picture.with_suffix(".txt").name
+            raise UserError(f"{picture} has no caption: write it into {name} beside it, or add a metadata.jsonl.")
+        yield picture, _caption(_text_of(beside[0]), str(beside[0]))
+    unread = [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
+    if unread:
+        note(f"{_counted(unread, 'picture')} left out, as that form is not read: save them as PNG, JPEG or WebP")
+    known = {path.with_suffix("") for path in (*pictures, *unread)}
+    alone = [path for stem in captions.keys() - known for path in captions[stem]]
+    if alone and pictures:
+        note(f"{_counted(sorted(alone), 'caption')} left out, as no picture of that name is beside it")
+
+
+def _rank(caption: Path) -> tuple[int, bool, str]:
+    suffix = caption.suffix
+    return CAPTION_SUFFIXES.index(suffix.lower()), suffix != suffix.lower(), suffix
+
+
+def _counted(paths: Sequence[Path], what: str) -> str:
+    return f"the {what} {paths[0]} is" if len(paths) == 1 else f"{len(paths)} {what}s, {paths[0]} the first, are"
 
 
 def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
@@ -79,6 +109,8 @@ def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no file_name: give file_name and text in each row.")
         picture = table.parent / name
+        if "\\" in name and not picture.is_file():  # Windows' way to write a folder
+            picture = table.parent / name.replace("\\", "/")
         # By its name alone: a linked folder inside is inside.
         if not Path(os.path.normpath(picture)).is_relative_to(os.path.normpath(table.parent)):
             raise UserError(f"{where} names {name!r}, which lies outside the folder: keep pictures inside it.")
