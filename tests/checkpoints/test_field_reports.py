@@ -21,9 +21,12 @@ from diafano.checkpoints.addon_files import named_files
 from diafano.checkpoints.diffusers import save_folder
 from diafano.checkpoints.lora import Loras
 from diafano.checkpoints.reading import unwrapped
+from diafano.checkpoints.recognise import recognise, suspicions
 from diafano.checkpoints.single_file import load_file, save_file
+from diafano.checkpoints.textual_inversion import read_embedding
 from diafano.checkpoints.vae import find_vae
 from diafano.errors import UserError
+from diafano.files import at_home
 from diafano.stable_diffusion import StableDiffusion
 from helpers import told
 
@@ -358,3 +361,54 @@ def test_a_lora_by_the_name_that_it_was_made_under(
         model.addons.find_lora("original")
     write_tensors(tensors, tmp_path / "original.safetensors")
     model.addons.find_lora("original")
+
+
+# ---- words
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64])
+def test_a_word_of_any_fractions(tmp_path: Path, dtype: torch.dtype) -> None:
+    vectors = torch.arange(8.0).reshape(2, 4).to(dtype)
+    write_tensors({"emb_params": vectors}, tmp_path / "word.safetensors")
+    assert torch.equal(read_embedding(tmp_path / "word.safetensors")["emb_params"], vectors.float())
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        (torch.ones(2, 4, dtype=torch.int8), "holds whole numbers"),
+        (torch.full((2, 4), torch.nan), "NaN or infinite"),
+        (torch.ones(1, 2, 4), r"of the shape \(1, 2, 4\), which are no vectors"),
+    ],
+)
+def test_what_is_wrong_with_a_word_is_said(tmp_path: Path, vectors: Tensor, said: str) -> None:
+    write_tensors({"emb_params": vectors}, tmp_path / "word.safetensors")
+    with pytest.raises(UserError, match=said):
+        read_embedding(tmp_path / "word.safetensors")
+
+
+def test_a_file_in_eight_bits_is_inspected(narrow: Path, tmp_path: Path) -> None:
+    """huggingface/diffusers, AUTOMATIC1111 16484: torch can ask nothing of such numbers."""
+    path = changed(narrow, tmp_path, of(torch.float8_e4m3fn))
+    assert not [said for said in suspicions(recognise(path)) if "NaN" in said]
+
+
+# ---- homes
+
+
+def test_a_home_is_found_without_a_shell(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: StableDiffusion
+) -> None:
+    """huggingface/transformers 33425: "~" is the shell's, and Python has none."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(tiny_folder, tmp_path / "models" / "tiny")
+    tensors = lora(tiny_model, f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight")
+    write_tensors(tensors, tmp_path / "ink.safetensors")
+    model = diafano.load("~/models/tiny", loras={"ink": "~/ink.safetensors"}, vae="~/models/tiny")
+    assert model.addons.find_lora("ink").updates
+    assert at_home("~/x") == tmp_path / "x"
+    for path in ("x/~", "./~x", "/~", "~nobody_of_this_name/x"):
+        assert at_home(path) == Path(path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    assert at_home("~/x") == Path("~/x")

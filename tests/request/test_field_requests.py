@@ -79,6 +79,11 @@ def test_a_fraction_is_no_whole_number_whoever_made_it(tiny_model: StableDiffusi
         tiny_model.request("a cat", **{setting: value})
 
 
+@pytest.mark.parametrize("said", ["64x72", "64X72", "64 \u00d7 72", "64*72"])
+def test_a_size_as_people_write_it(tiny_model: StableDiffusion, said: str) -> None:
+    assert tiny_model.request("a cat", size=said).size == (64, 72)
+
+
 # ---- texts
 
 
