@@ -115,6 +115,23 @@ def test_json_among_the_settings_is_one_value(more: str) -> None:
     ]
 
 
+BROKEN = {
+    '"x\ny"': "x\ny",
+    "x\ny": "x\ny",
+    '"x\n\ny, Steps: 3, Seed: 9, Size: 1x1"': "x\n\ny, Steps: 3, Seed: 9, Size: 1x1",
+    '"x\nSampler: a, Seed: 9, Size: 1x1"': "x\nSampler: a, Seed: 9, Size: 1x1",
+}
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_a_value_of_several_lines(value: str) -> None:
+    """AUTOMATIC1111 12128: the line that begins the settings ended up in the negative prompt, the seed with it."""
+    recorded = read(f"{LINE}, Template: {value}, Model: m, Clip skip: 2, Hires steps: 3", "a\nNegative prompt: b\n")
+    assert (recorded.prompt, recorded.settings["negative"]) == ("a", "b")
+    assert (recorded.settings["seed"], recorded.settings["clip_skip"], recorded.model) == (5, 2, "m")
+    assert recorded.ignored == (f"Template: {' '.join(BROKEN[value].split())}",)
+
+
 def test_braces_that_are_no_json_are_letters() -> None:
     recorded = read(f"{LINE}, Style: {{a, Clip skip: 2")
     assert recorded.settings["clip_skip"] == 2
