@@ -13,11 +13,13 @@ import diafano
 from diafano.checkpoints.addon_files import named_files
 from diafano.checkpoints.lora import Loras
 from diafano.errors import UserError
+from diafano.families.names import UNET, original_modules, unet_table
 from diafano.stable_diffusion import StableDiffusion
 from helpers import told
 
 Weights = dict[str, Tensor]
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+ORIGINAL = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 FLAT = "lora_unet_" + LAYER.replace(".", "_")
 
 
@@ -51,6 +53,12 @@ def change_by(model: StableDiffusion, path: Path) -> Tensor:
         (f"unet._orig_mod.{LAYER}.lora_A.weight", f"unet._orig_mod.{LAYER}.lora_B.weight"),
         (f"module.{FLAT}.lora_down.weight", f"module.{FLAT}.lora_up.weight"),
         (f"diffusion_model.{LAYER}.lora_A.weight", f"diffusion_model.{LAYER}.lora_B.weight"),
+        # Comfy-Org/ComfyUI 14507, bmaltais/kohya_ss 3105: the original's names, as ComfyUI saves and kohya extracts
+        (f"diffusion_model.{ORIGINAL}.lora_down.weight", f"diffusion_model.{ORIGINAL}.lora_up.weight"),
+        (
+            f"lora_unet_{ORIGINAL.replace('.', '_')}.lora_down.weight",
+            f"lora_unet_{ORIGINAL.replace('.', '_')}.lora_up.weight",
+        ),
     ],
 )
 def test_a_loras_names_in_their_wrappers(model: StableDiffusion, tmp_path: Path, down: str, up: str) -> None:
@@ -162,3 +170,28 @@ def test_a_lora_by_the_name_that_it_was_made_under(
         model.addons.find_lora("original")
     write_tensors(tensors, tmp_path / "original.safetensors")
     model.addons.find_lora("original")
+
+
+def test_the_originals_names_of_all_layers(
+    tiny_model: StableDiffusion, narrow_model: Callable[[bool], StableDiffusion]
+) -> None:
+    """They are those of a single file, whatever the UNet's shape."""
+    for unet in (tiny_model.unet, narrow_model(False).unet, narrow_model(True).unet):
+        modules = [name.removesuffix(".weight") for name in unet.state_dict() if name.endswith(".weight")]
+        wanted = unet_table(unet.config, [f"{name}.weight" for name in modules])
+        found = original_modules(modules)
+        assert {f"{UNET}{found[name]}.weight" for name in modules} == {stored.name for stored in wanted.values()}
+        assert all(wanted[f"{name}.weight"].name == f"{UNET}{found[name]}.weight" for name in modules)
+
+
+def test_comfyuis_names_of_the_text_encoder(model: StableDiffusion, tmp_path: Path) -> None:
+    name = "encoder.layers.0.self_attn.q_proj"
+    rows, columns = model.text_encoder.get_parameter(f"{name}.weight").shape
+    full = f"text_encoders.clip_l.transformer.text_model.{name}"
+    write_tensors(
+        {f"{full}.lora_down.weight": torch.ones(2, columns), f"{full}.lora_up.weight": torch.ones(rows, 2)},
+        tmp_path / "x.safetensors",
+    )
+    before = model.text_encoder.get_parameter(f"{name}.weight").detach().clone()
+    Loras(model).add(tmp_path / "x.safetensors")
+    assert torch.allclose(model.text_encoder.get_parameter(f"{name}.weight") - before, torch.tensor(2.0))
