@@ -183,6 +183,19 @@ def write_text(target: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """The path, with the user's home for a ``~`` at its beginning: shells put it there, Python and recipes do not.
+
+    Where something here is called so, it is meant; and where nobody's home is known, nothing changes.
+    """
+    plain = Path(path)
+    if not plain.parts[:1] or not plain.parts[0].startswith("~") or os.path.lexists(plain.parts[0]):
+        return plain
+    with suppress(RuntimeError):
+        return plain.expanduser()
+    return plain
+
+
 def cache_folder(name: str) -> Path:
     """Where the package keeps what takes long to make, a folder for each kind: in one of the user's own."""
     return Path(os.environ.get(CACHE) or Path.home() / ".cache") / "diafano" / name

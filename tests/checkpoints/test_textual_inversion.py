@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_one_sentence(
     for content, said in (
         ({"clip_g": torch.ones(1, 1280), "clip_l": torch.ones(1, 768)}, "XL"),
         ({"emb_params": torch.ones(1, 1, WIDTH)}, r"shape \(1, 1, 16\)"),
-        ({"emb_params": torch.full((1, WIDTH), torch.nan)}, "not finite"),
+        ({"emb_params": torch.full((1, WIDTH), torch.nan)}, "NaN or infinite"),
         ({"lora_unet_x.lora_up.weight": torch.ones(2, WIDTH)}, "is a LoRA, and no textual inversion"),
         ({"x": torch.ones(2, 2, 2)}, "no textual inversion: it has x"),
     ):

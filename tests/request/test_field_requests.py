@@ -79,6 +79,11 @@ def test_a_fraction_is_no_whole_number_whoever_made_it(tiny_model: StableDiffusi
         tiny_model.request("a cat", **{setting: value})
 
 
+@pytest.mark.parametrize("said", ["64x72", "64X72", "64 \u00d7 72", "64*72"])
+def test_a_size_as_people_write_it(tiny_model: StableDiffusion, said: str) -> None:
+    assert tiny_model.request("a cat", size=said).size == (64, 72)
+
+
 # ---- texts
 
 
@@ -108,6 +113,23 @@ def test_json_among_the_settings_is_one_value(more: str) -> None:
     assert [one.partition(":")[0] for one in recorded.ignored] == [
         name for name in ("Civitai metadata", "Civitai resources", "Hashes") if name in more
     ]
+
+
+BROKEN = {
+    '"x\ny"': "x\ny",
+    "x\ny": "x\ny",
+    '"x\n\ny, Steps: 3, Seed: 9, Size: 1x1"': "x\n\ny, Steps: 3, Seed: 9, Size: 1x1",
+    '"x\nSampler: a, Seed: 9, Size: 1x1"': "x\nSampler: a, Seed: 9, Size: 1x1",
+}
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_a_value_of_several_lines(value: str) -> None:
+    """AUTOMATIC1111 12128: the line that begins the settings ended up in the negative prompt, the seed with it."""
+    recorded = read(f"{LINE}, Template: {value}, Model: m, Clip skip: 2, Hires steps: 3", "a\nNegative prompt: b\n")
+    assert (recorded.prompt, recorded.settings["negative"]) == ("a", "b")
+    assert (recorded.settings["seed"], recorded.settings["clip_skip"], recorded.model) == (5, 2, "m")
+    assert recorded.ignored == (f"Template: {' '.join(BROKEN[value].split())}",)
 
 
 def test_braces_that_are_no_json_are_letters() -> None:

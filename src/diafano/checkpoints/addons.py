@@ -7,6 +7,7 @@ from pathlib import Path
 from diafano.checkpoints.lora import LoraFiles
 from diafano.checkpoints.textual_inversion import add_embeddings
 from diafano.checkpoints.vae import with_autoencoder
+from diafano.files import at_home
 from diafano.stable_diffusion import StableDiffusion
 
 Source = str | os.PathLike[str]
@@ -24,7 +25,7 @@ def add(
 ) -> StableDiffusion:
     """The model with what is given; see `diafano.load`."""
     if vae is not None:
-        model = with_autoencoder(model, vae, allow_partial=allow_partial)
+        model = with_autoencoder(model, at_home(vae), allow_partial=allow_partial)
     if embeddings is not None:
         add_embeddings(model, _several(embeddings), allow_partial=allow_partial)
     if loras is not None:
@@ -40,4 +41,8 @@ def add(
 
 
 def _several(given: Sources) -> Sequence[Source | Mapping[str, Source]]:
-    return [given] if isinstance(given, str | os.PathLike | Mapping) else given
+    several = [given] if isinstance(given, str | os.PathLike | Mapping) else given
+    return [
+        {name: at_home(path) for name, path in one.items()} if isinstance(one, Mapping) else at_home(one)
+        for one in several
+    ]

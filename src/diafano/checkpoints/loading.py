@@ -90,10 +90,11 @@ def _load(
     from diafano.checkpoints.hub import find_hub_id, load_from_hub
     from diafano.checkpoints.opening import is_file, is_folder
     from diafano.errors import UserError
+    from diafano.files import at_home
 
     source = None if is_embedded(source) else source
     hub_id = find_hub_id(source, revision)
-    folder = EMBEDDED if source is None else Path(source)
+    folder = EMBEDDED if source is None else at_home(source)
     if source is None and not (folder / "model_index.json").is_file():
         raise UserError("this copy of diafano has no embedded model: make one with `make embedded`, or name a folder")
     if hub_id is None and not (is_file(folder) or is_folder(folder)):
@@ -110,10 +111,10 @@ def _load(
             folder,
             device,
             dtype,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer if tokenizer is None or find_hub_id(tokenizer) else at_home(tokenizer),
             prediction=prediction,
             ema=ema,
-            vae=vae,
+            vae=None if vae is None else at_home(vae),
             allow_partial=allow_partial,
         )
     if tokenizer is not None or prediction is not None or ema:

@@ -5,7 +5,7 @@ Kinds that are known and not read are called by their names (`UNREADABLE`): left
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -203,12 +203,11 @@ def split_fused_name(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def spellings_of(layers: Iterable[str], spell: Callable[[str], Iterable[str]]) -> dict[str, str]:
+def spellings_of(layers: Iterable[str], spell: Callable[[Sequence[str]], Iterable[tuple[str, str]]]) -> dict[str, str]:
     """How files may call each layer -> the layer; LyCORIS has a beginning of its own for what kohya's names have."""
     found: dict[str, str] = {}
-    for layer in layers:
-        for spelling in spell(layer):
-            found[spelling] = layer
-            if spelling.startswith("lora_unet_"):
-                found[spelling.replace("lora_unet_", "lycoris_", 1)] = layer
+    for layer, spelling in spell(list(layers)):
+        found[spelling] = layer
+        if spelling.startswith("lora_unet_"):
+            found[spelling.replace("lora_unet_", "lycoris_", 1)] = layer
     return found

@@ -19,6 +19,7 @@ from torch import Tensor
 from diafano.checkpoints.addon_files import files_in, hash_of, note_nothing_in
 from diafano.checkpoints.opening import is_folder
 from diafano.checkpoints.pickles import is_pickle, read_pickle
+from diafano.checkpoints.quantized import check_fractions
 from diafano.checkpoints.reading import listed, read_file
 from diafano.errors import UserError, note
 from diafano.families.presets import family_of_text_width
@@ -107,8 +108,17 @@ def read_embedding(path: Path, *, allow_partial: bool = False) -> dict[str, Tens
             raise UserError(f"{path} {is_instead(tensors, 'textual inversion')}")
     found = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in found.items()}
     for name, vectors in found.items():
-        if not _are_vectors(vectors) or not bool(torch.isfinite(vectors).all()):
-            raise UserError(f"{path} has {name} of the shape {tuple(vectors.shape)}, or not finite: fetch it again")
+        check_fractions({name: vectors}, path)
+        if not _are_vectors(vectors):
+            raise UserError(
+                f"{path} has {name} of the shape {tuple(vectors.shape)}, which are no vectors (vectors, width): fetch"
+                " it again"
+            )
+        if not bool(torch.isfinite(vectors.float()).all()):  # some formats of 8 bits cannot say it themselves
+            raise UserError(
+                f"{path} has values in {name} that are NaN or infinite, as after a training that went wrong: use"
+                " another file"
+            )
     left = sorted(tensors.keys() - found.keys())
     if left:
         if not allow_partial:

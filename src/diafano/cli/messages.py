@@ -136,6 +136,9 @@ def sentence_about(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, USAGE_ERROR):
+        option = str(getattr(error, "option_name", None) or "")
+        if option.startswith("-") and not option.startswith("--"):  # hardly a mistyped one: all but -h have two hyphens
+            return f"there is no option {option}: if a text begins so, write -- before it, behind all options"
         return str(error.format_message()).replace("\n", " ")  # type: ignore[attr-defined]
     torch: Any = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):

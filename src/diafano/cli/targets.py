@@ -118,7 +118,6 @@ class Targets:
         self, pictures: "Sequence[Image.Image]", prompt: str, seeds: Sequence[str], strip: "Filmstrip | None"
     ) -> None:
         """Write all, and print their names. What cannot be written keeps nothing else from being written."""
-        from diafano.pictures.files import save_picture
         from diafano.pictures.pixels import grid
 
         failed: list[UserError] = []
@@ -136,10 +135,10 @@ class Targets:
         settings = pictures[0].info.get("parameters")
         if self.grid is not None:
             sheet = self.grid
-            written(lambda: replacing(sheet, lambda: save_picture(grid(pictures), sheet, settings)))
+            written(lambda: replacing(sheet, lambda: _fitting(grid(pictures), sheet, settings)))
         if self.filmstrip is not None and strip is not None:
             film = self.filmstrip
-            written(lambda: replacing(film, lambda: save_picture(strip.picture(), film, settings)))
+            written(lambda: replacing(film, lambda: _fitting(strip.picture(), film, settings)))
         if self.previews.path is not None:
             print(self.previews.path)
         for error in failed[1:]:
@@ -149,12 +148,12 @@ class Targets:
 
     def _save(self, picture: "Image.Image", place: int, prompt: str, seeds: Sequence[str]) -> Path:
         """Write the picture at a place among all; where its name was not said, it takes one that no file has."""
-        from diafano.pictures.files import save_new_picture, save_picture
+        from diafano.pictures.files import save_new_picture
 
         output = PICTURE if self.output is None else self.output
         if not is_folder(output) and self.output is not None:
             path = name_files(output, prompt, seeds)[place]
-            return replacing(path, lambda: save_picture(picture, path))
+            return replacing(path, lambda: _fitting(picture, path))
         names: Iterator[Path]
         if is_folder(output):
             try:
@@ -178,11 +177,30 @@ def is_folder(output: Path) -> bool:
 
 
 def replacing(path: Path, save: Callable[[], object]) -> Path:
-    """Save what goes to `path` by the user's own word, and say so if something else was there."""
+    """Save what goes to `path` by the user's own word, and say so if something else was there.
+
+    Returns where it lies: what `save` returns, if that is a path.
+    """
     there = path.exists()
-    save()
+    saved = save()
+    if isinstance(saved, Path) and saved != path:
+        return saved
     if there:
         note(f"{str(path)!r} was there already and has been replaced")
+    return path
+
+
+def _fitting(picture: "Image.Image", path: Path, settings: str | None = None) -> Path:
+    """Save the picture to `path`, or as PNG beside it where the format has no room for it: it was work to draw."""
+    from diafano.pictures.files import save_new_picture, save_picture
+    from diafano.pictures.metadata import FormatError
+
+    try:
+        save_picture(picture, path, settings)
+    except FormatError as error:
+        saved = save_new_picture(picture, numbered(path.with_suffix(".png")), settings)
+        note(f"{str(error).partition(':')[0]}: {str(saved)!r} is written instead of {str(path)!r}")
+        return saved
     return path
 
 

@@ -288,8 +288,11 @@ class Family:
     """Edge of what the network takes as one token, in positions of the latent."""
     trained: Callable[[Any], str] = lambda process: "Trained with noise"
     """The noise process's configuration -> how the network was trained, in a few words."""
-    lora_spellings: Callable[[str], Iterator[str]] = lambda layer: iter((layer,))
-    """A layer, called by the folder of its part as in ``unet.conv_in`` -> how files of LoRAs may call it."""
+    lora_spellings: Callable[[Sequence[str]], Iterator[tuple[str, str]]] = lambda layers: zip(
+        layers, layers, strict=True
+    )
+    """All layers, called by the folder of their part as in ``unet.conv_in`` -> each with what files of LoRAs may call
+    it, a pair for every name."""
 
     def size_step(self, parts: Parts) -> int:
         """Width and height of a picture must be multiples of this many pixels."""

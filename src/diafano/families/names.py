@@ -7,8 +7,10 @@ Most are renamed only; two kinds change their form as well:
     autoencoder's attention  1x1 convolutions (c, c, 1, 1) there, linear layers (c, c) here
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,7 +96,29 @@ class Stored:
 Table = dict[str, Stored]
 
 
-def unet_table(config: UNetConfig, names: Iterable[str]) -> Table:
+class UNetShape(NamedTuple):
+    """What of a UNet's configuration its names follow from."""
+
+    widths: Sequence[int]
+    layers: int
+    attention: Sequence[bool]
+
+
+def original_modules(modules: Sequence[str]) -> dict[str, str]:
+    """All of our UNet's modules that have weights -> the original's names, without the prefix of a checkpoint."""
+    counts = [re.match(r"down_blocks\.(\d+)\.resnets\.(\d+)\.", name) for name in modules]
+    levels = {(int(found[1]), int(found[2])) for found in counts if found is not None}
+    widths = range(1 + max(level for level, _ in levels))
+    attention = [any(name.startswith(f"down_blocks.{level}.attentions.") for name in modules) for level in widths]
+    shape = UNetShape(widths, 1 + max(block for _, block in levels), attention)
+    table = unet_table(shape, [f"{name}.weight" for name in modules])
+    return {
+        ours.removesuffix(".weight"): stored.name.removeprefix(UNET).removesuffix(".weight")
+        for ours, stored in table.items()
+    }
+
+
+def unet_table(config: UNetConfig | UNetShape, names: Iterable[str]) -> Table:
     """Our UNet's tensors `names` -> where the original keeps them."""
     modules = dict(UNET_MODULES)
     levels, block = len(config.widths), 1  # the original counts blocks through all levels; its first is conv_in

@@ -4,7 +4,7 @@ The second differs from the first in its text encoder, OpenCLIP's (exact GELU, w
 in the UNet's heads and projections, and in that some of its models predict v.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -112,14 +112,24 @@ def index(parts: Parts) -> dict[str, Any]:
     }
 
 
-def lora_spellings(layer: str) -> Iterator[str]:
-    part, _, name = layer.partition(".")
-    if part == NETWORK:
-        yield from (layer, name, f"diffusion_model.{name}", "lora_unet_" + name.replace(".", "_"))
-    else:
-        for prefix in ("", "text_model."):
-            yield f"{TEXT}.{prefix}{name}"
-        yield from (f"{te}_text_model_{name.replace('.', '_')}" for te in ("lora_te", "lora_te1"))
+def lora_spellings(layers: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """kohya's, PEFT's and diffusers' names; ComfyUI's and those of kohya's extractions are the original's."""
+    network = [layer.partition(".")[2] for layer in layers if layer.startswith(f"{NETWORK}.")]
+    originals = table.original_modules(network)
+    for layer in layers:
+        part, _, name = layer.partition(".")
+        if part == NETWORK:
+            yield from ((layer, one) for one in (layer, name))
+            for called in (name, originals[name]):
+                yield layer, f"diffusion_model.{called}"
+                yield layer, "lora_unet_" + called.replace(".", "_")
+        else:
+            for prefix in ("", "text_model."):
+                yield layer, f"{TEXT}.{prefix}{name}"
+            for te in ("lora_te", "lora_te1"):
+                yield layer, f"{te}_text_model_{name.replace('.', '_')}"
+            for clip in ("text_encoders.clip_l", "clip_l"):
+                yield layer, f"{clip}.transformer.text_model.{name}"
 
 
 # A single file ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from diafano.errors import UserError
 from diafano.files import check_file, new_file, refusal, whole_file
 from diafano.pictures.masks import as_mask
-from diafano.pictures.metadata import FORMATS, PARAMETERS, metadata, parameters_of
+from diafano.pictures.metadata import FORMATS, PARAMETERS, check_extent, metadata, parameters_of
 from diafano.pictures.pixels import _as_rgb
 
 # 95 and full colour resolution: crisp edges on flat colours show JPEG's and WebP's losses at their worst.
@@ -93,7 +93,8 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters:
     The file is written beside its target and moved into place, so nobody ever sees half a picture. `parameters` is
     A1111's text; None takes what the picture carries (`picture.info["parameters"]`), if anything.
 
-    Raises UserError for an unknown suffix, a folder that is not there, and settings too long for the format.
+    Raises UserError for an unknown suffix and a folder that is not there; of its kinds FormatError for settings too
+    long, and a picture too large, for the format.
     """
     path = Path(path)
     check_target(path)
@@ -124,6 +125,7 @@ def _write(picture: Image.Image, unfinished: Path, target: Path, parameters: str
     if parameters is None:
         parameters = picture.info.get(PARAMETERS)
     file_format = FORMATS[target.suffix.lower()]
+    check_extent(picture.size, file_format)
     options = SAVE_OPTIONS[file_format] | metadata(file_format, parameters)
     with unfinished.open("xb") as file:
         _as_rgb(picture, "the picture").save(file, format=file_format, **options)

@@ -22,6 +22,9 @@ EXACT_PROMPT, EXACT_NEGATIVE = "Exact prompt", "Exact negative prompt"
 PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 """A1111's own pattern of ``Key: value``, with a longest key, so that no text takes long to read."""
 
+QUOTE = re.compile(r'(?<!\\)"')
+"""One that is not escaped."""
+
 FEWEST_PAIRS = 3
 """A line with fewer settings is part of the prompt."""
 
@@ -107,16 +110,31 @@ def program_of(texts: Mapping[str, str]) -> str | None:
 
 
 def _taken_apart(text: str) -> tuple[list[str], str, list[str]]:
-    """The lines before the settings, the last line of settings ("" where there is none), and those behind it."""
+    """The lines before the settings, the settings ("" where there are none), and the lines behind them.
+
+    The last line that begins with `FIRST`, else the last that holds settings. They go on in the next lines where a
+    value has line breaks: up to the end of its quotes, and to the last line that holds settings.
+    """
     lines = text.replace("\r\n", "\n").rstrip().split("\n")  # of Windows' editors, and of what is pasted there
     if isinstance(_json(text), dict | list):
         return lines, "", []
-    for place in range(len(lines) - 1, -1, -1):
-        keys = [key for key, *_ in _pairs(lines[place])]
-        known = [key for key in keys if key in KNOWN]
-        if len(keys) >= FEWEST_PAIRS and keys[0] in KNOWN and (keys[0] == FIRST or len(known) > 1):
-            return lines[:place], lines[place], lines[place + 1 :]
-    return lines, "", []
+    holding = [place for place, line in enumerate(lines) if _holds_settings(line)]
+    if not holding:
+        return lines, "", []
+    first = [place for place in holding if (match := PAIR.match(lines[place])) is not None and match[1] == FIRST]
+    start = first[-1] if first else holding[-1]
+    end = holding[-1] + 1
+    while end < len(lines) and len(QUOTE.findall("\n".join(lines[start:end]))) % 2:
+        end += 1
+    if len(QUOTE.findall("\n".join(lines[start:end]))) % 2:  # nothing closes it: it is a letter
+        end = holding[-1] + 1
+    return lines[:start], "\n".join(lines[start:end]), lines[end:]
+
+
+def _holds_settings(line: str) -> bool:
+    keys = [key for key, *_ in _pairs(line)]
+    known = [key for key in keys if key in KNOWN]
+    return len(keys) >= FEWEST_PAIRS and keys[0] in KNOWN and (keys[0] == FIRST or len(known) > 1)
 
 
 def _pairs(line: str) -> Iterator[tuple[str, str, int, int]]:
@@ -161,7 +179,7 @@ def _quoted(value: object) -> str:
 def _unquoted(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] == '"':
         try:
-            return str(json.loads(value))
+            return str(json.loads(value, strict=False))  # of programs that leave line breaks as they are
         except ValueError:  # it only looks like JSON
             return value
     return value.strip()

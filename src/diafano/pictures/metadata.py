@@ -20,6 +20,14 @@ LONGEST_EXIF = 65_000
 """Bytes of user comment that fit into a JPEG segment (65,533 in all) beside the rest of the EXIF block."""
 
 
+LARGEST_EDGES = {"JPEG": 65_500, "WEBP": 16_383}
+"""Pixels of the widest and highest picture that a format can hold, where that can be met."""
+
+
+class FormatError(UserError):
+    """A picture, or what goes with it, does not fit into the file's format; PNG takes it."""
+
+
 class DrawnPicture(Image.Image):
     """A picture whose settings (`info["parameters"]`) go with it when it is saved with Pillow's own `save`."""
 
@@ -59,7 +67,7 @@ def metadata(file_format: str, parameters: str | None) -> dict[str, Any]:
         # Big-endian without a mark, whatever the block's own byte order: what A1111 writes and others read.
         comment = USER_COMMENT_UNICODE + parameters.encode("utf-16-be")
         if len(comment) > LONGEST_EXIF:
-            raise UserError(
+            raise FormatError(
                 f"the settings ({len(parameters)} characters) are too long for a {file_format} file: save as PNG"
             )
         exif = Image.Exif()
@@ -95,3 +103,13 @@ def _comment_text(comment: object) -> str | None:
         return text.decode("utf-8") if text else None
     except UnicodeDecodeError:
         return None
+
+
+def check_extent(size: tuple[int, int], file_format: str) -> None:
+    """Raises FormatError for a picture of that width and height, in pixels, that is too large for the format."""
+    largest = LARGEST_EDGES.get(file_format)
+    if largest is not None and max(size) > largest:
+        raise FormatError(
+            f"a picture of {size[0]}x{size[1]} pixels is too large for a {file_format} file, whose edges are at most"
+            f" {largest:,}: save as PNG"
+        )

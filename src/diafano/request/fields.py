@@ -52,9 +52,9 @@ def _text(value: object) -> object:
 
 
 def _size(value: object) -> object:
-    """``"512x768"`` or a pair of whole numbers -> (width, height)."""
+    """``"512x768"``, also with * or the sign of multiplication, or a pair of whole numbers -> (width, height)."""
     pair: Any = value
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,6})\s*x\s*(\d{1,6})\s*", value.lower())):
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,6})\s*[x\u00d7*]\s*(\d{1,6})\s*", value.lower())):
         pair = tuple(int(edge) for edge in match.groups())
     if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(edge) is int for edge in pair)):
         raise UserError(f"size {value!r} is not possible: give width and height, such as 512x512")

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from diafano.errors import UserError
-from diafano.files import read_text
+from diafano.files import at_home, read_text
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.tiny_decoder import TinyDecoderConfig
 from diafano.networks.unet import UNetConfig
@@ -31,6 +31,11 @@ class Section(BaseModel):
     """A part of a recipe: a key it does not know is an error, not a setting that is silently ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _paths_begin_at_home(cls, value: Any) -> Any:
+        return at_home(value) if isinstance(value, Path) else value
 
 
 class DataRecipe(Section):
