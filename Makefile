@@ -67,8 +67,7 @@ $(ADDONS)/sepia: | $(VENV)/.package
 $(ADDONS)/silhouettes.safetensors: | $(VENV)/.package
 	$(BIN)/python docs/scripts/train_controlnet.py
 
-embedded: $(VENV)/.train ## train the model that ships with the package, all three stages, into runs/embedded
-	$(BIN)/diafano train autoencoder --config recipes/embedded/autoencoder.toml
+embedded: $(VENV)/.train ## train the next embedded model into runs/embedded (its autoencoder is there: recipes/embedded/autoencoder)
 	$(BIN)/diafano train text --config recipes/embedded/text.toml
 	$(BIN)/diafano train unet --config recipes/embedded/unet.toml
 	$(BIN)/diafano train preview --config recipes/embedded/preview.toml

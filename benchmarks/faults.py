@@ -339,7 +339,7 @@ def killed(case: Case, by: signal.Signals, chance: random.Random, usual: float) 
     if by is signal.SIGINT:
         if b"Traceback" in error:
             return "a traceback: " + error.decode(errors="replace").strip().splitlines()[-1][:200]
-        if process.returncode not in (0, 130):
+        if process.returncode not in (0, 130, -signal.SIGINT):  # the last: before the command itself has begun
             return f"exit code {process.returncode}"
     if (half := half_written(case.outputs)) is not None:
         return half
