@@ -2,7 +2,10 @@
 
 import json
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -79,10 +82,26 @@ def command(
     service = Service(Queue(store, shelf), Limits())
     hosts = LOOPBACK | {host} | set(allowed_host or [])
     app = make_app(service, hosts=hosts, origins=frozenset(cors_origin or []), credentials=credentials)
-    print(f"http://{'localhost' if host in LOOPBACK else host}:{port}", file=sys.stderr)
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False, lifespan="on"
-    )
+    with listening(host, port) as taken:
+        found = taken.getsockname()[1]
+        print(f"http://{'localhost' if host in LOOPBACK else host}:{found}", file=sys.stderr, flush=True)
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=5, server_header=False, lifespan="on"
+        )
+        uvicorn.Server(config).run(sockets=[taken])
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens there (at 0, at any port that is free). Raises UserError where that cannot be."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        taken = socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"the server cannot listen at {host}, port {port} ({reason}): give another --port") from None
+    with taken:
+        yield taken
 
 
 def read_keys(path: Path | None) -> dict[str, str]:
