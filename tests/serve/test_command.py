@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -45,7 +46,7 @@ def started(folder: Path, *options: str, **environment: str) -> Iterator[Process
             process.stderr.close()
 
 
-def ended(http: httpx.Client, ids: list[str]) -> list[dict[str, object]]:
+def ended(http: httpx.Client, ids: list[str]) -> list[dict[str, Any]]:
     begun = time.monotonic()
     while True:
         jobs = [http.get(f"/api/jobs/{id}").json() for id in ids]
@@ -66,11 +67,10 @@ def test_killed_under_load_it_draws_what_it_had_accepted(tmp_path: Path, seed: i
         time.sleep(chance.uniform(0.0, 2.0))
         first.process.send_signal(signal.SIGKILL)
     with started(tmp_path) as second:
-        # Another client by its address, as loopback's is the same: the jobs are its own.
         jobs = ended(second.http, ids)
         assert [job["state"] for job in jobs] == ["done"] * 8
         for number, job in enumerate(jobs):
-            (picture,) = job["pictures"]  # type: ignore[misc]
+            (picture,) = job["pictures"]
             assert (picture["seed"], picture["parameters"].startswith(f"a fox {number}\n")) == (number, True)
         assert len(second.http.get("/api/pictures").json()) == 8
     files = list((tmp_path / "pictures").rglob("*.png"))
