@@ -19,7 +19,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from diafano.errors import UserError
-from diafano.files import check_file, new_file, refusal, whole_file
+from diafano.files import check_file, new_file, refusal, shortened, whole_file
 from diafano.pictures.masks import as_mask
 from diafano.pictures.metadata import FORMATS, PARAMETERS, _comment_text, metadata
 from diafano.pictures.pixels import _as_rgb
@@ -156,13 +156,13 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _open(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture file's header; pixels follow when they are asked for. Raises UserError."""
-    name = repr(str(path))
+    name = shortened(path)
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no picture {name}: check the name")
-    if path.is_dir():
-        raise UserError(f"{name} is a folder, not a picture: name a file in it")
     try:
+        if not path.exists():
+            raise UserError(f"there is no picture {name}: check the name")
+        if path.is_dir():
+            raise UserError(f"{name} is a folder, not a picture: name a file in it")
         if path.is_file() and path.stat().st_size == 0:
             raise UserError(f"the picture {name} is empty (0 bytes): replace it or leave it out")
         # Filters are the process's, not the thread's: without the lock two readers could leave each other's behind.
@@ -181,6 +181,8 @@ def _open(path: str | os.PathLike[str]) -> Image.Image:
     except PermissionError as error:
         raise UserError(f"the picture {name} may not be read: check its permissions") from error
     except Exception as error:  # as in read_picture
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's have no number
+            raise UserError(f"the picture {refusal(error, path)}") from error
         raise UserError(f"the picture {name} is broken ({error}): replace it or leave it out") from error
     if image.width < 1 or image.height < 1:
         image.close()

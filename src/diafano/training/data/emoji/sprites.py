@@ -91,7 +91,7 @@ class Sprites(Mapping[str, Image.Image]):
                 sheet = picture.convert("RGBA")
         except FileNotFoundError as error:
             raise UserError(f"The sprite sheet {folder} lacks {Path(str(error.filename)).name}.") from error
-        except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"The sprite sheet {folder} cannot be read ({error}): write it again.") from error
         rows = -(-len(names) // columns) if columns > 0 else 0
         if edge < 1 or sheet.size != (columns * edge, rows * edge):
