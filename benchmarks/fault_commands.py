@@ -164,8 +164,8 @@ class Command:
     """Of the file that it writes; "" is a folder, None nothing at all."""
     reads: str = ""
     """The input that is spoilt."""
-    lenient: bool = False
-    """It may go on without that input."""
+    goes_on: tuple[str, ...] = ()
+    """Of the faults of that input: with them it is another input, and fine."""
     prompted: bool = True
     """It reads a text, which must be one."""
     makes_parents: bool = False
@@ -209,9 +209,17 @@ READING = (
     Command("generate --image", f"{DRAW}|--image|in.png|{TO}", ".png", "in.png"),
     Command("generate --mask", f"{DRAW}|--image|pictures/1.png|--mask|in.png|{TO}", ".png", "in.png"),
     Command("generate --from", f"generate|--from|in.png|--model|model|{TO}", ".png", "in.png"),
-    Command("generate --prompts", f"generate|--prompts|prompts.txt|--model|model|{TO}", "", "prompts.txt"),
+    Command(
+        "generate --prompts", f"generate|--prompts|prompts.txt|--model|model|{TO}", "", "prompts.txt", ("cut in half",)
+    ),
     Command("generate --lora", f"{DRAW}|--lora|lora.safetensors|{TO}", ".png", "lora.safetensors"),
-    Command("generate --embedding", f"{DRAW}|--embedding|word.safetensors|{TO}", ".png", "word.safetensors"),
+    Command(
+        "generate --embedding",
+        f"{DRAW}|--embedding|word.safetensors|{TO}",
+        ".png",
+        "word.safetensors",
+        ("a folder in the file's place",),
+    ),
     Command("generate --vae", f"{DRAW}|--vae|in.safetensors|{TO}", ".png", "in.safetensors"),
     Command(
         "generate --control", f"{DRAW}|--control|in.safetensors|--control-image|in.png|{TO}", ".png", "in.safetensors"
@@ -297,7 +305,7 @@ def data_faults() -> Iterator[tuple[Command, str, Callable[[Path], str], tuple[i
     def table(content: bytes) -> Callable[[Path], str]:
         def spoil(pictures: Path) -> str:
             (pictures / "metadata.jsonl").write_bytes(content)
-            return "metadata.jsonl"
+            return "metadata.jsonl" if content else "pictures"
 
         return spoil
 

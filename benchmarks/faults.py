@@ -320,8 +320,10 @@ def with_an_input(command: Command, spoil: str) -> Callable[[Campaign], list[str
         elif spoil == "a name too long":
             name = LONG + path.suffix
             arguments = [one.replace(command.reads, name) if isinstance(one, str) else one for one in arguments]
+            if (recipe := campaign.place / "recipe.toml").is_file():
+                recipe.write_text(recipe.read_text().replace(f'"{command.reads}', f'"{name}'))
         outcome = campaign.ended(campaign.started(arguments, powerless=spoil == "unreadable"))
-        codes = (0, 2) if command.lenient else (2,)
+        codes = (0,) if spoil in command.goes_on else (2,)
         return campaign.judged(command, outcome, codes=codes, named=Path(name).stem[:40])
 
     return run

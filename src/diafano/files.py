@@ -52,7 +52,12 @@ def refusal(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
     name = error.filename if path is None else path
     what = "a file" if name is None else shortened(name)
     advice = ADVICE.get(error.errno or 0, "choose another place, or try again")
-    return f"{what} cannot be used ({error.strerror or error}): {advice}"
+    return f"{what} cannot be used ({reason(error)}): {advice}"
+
+
+def reason(error: Exception) -> str:
+    """Why something was refused: in the system's words without its number and the name, or in the error's own."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def shortened(name: object) -> str:

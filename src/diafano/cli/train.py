@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diafano.cli import options as option
-from diafano.errors import UserError
+from diafano.errors import UserError, note
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from diafano.training.loop import Progress
     from diafano.training.loop import Stage as Trained
     from diafano.training.recipe import LoopRecipe
+
+CACHE = "cache"
+"""What the stages keep in a run's folder to save work."""
 
 
 class Stage(StrEnum):
@@ -59,6 +62,11 @@ def command(
         print(f"all {recipe.steps} steps were done before", file=sys.stderr)
     elif training.step > 0:
         print(f"goes on after step {training.step}", file=sys.stderr)
+    elif there := earlier_results(output):
+        note(
+            f"{str(output)!r} holds {', '.join(there)} already, and no checkpoint to go on from: training begins anew,"
+            " and files of the same names will be replaced"
+        )
 
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:
@@ -103,6 +111,11 @@ def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Train
         judge = read_recipe(config, JudgeRecipe)
         return JudgeStage(judge, device), judge.loop, judge.output
     raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview or judge")
+
+
+def earlier_results(output: Path) -> list[str]:
+    """What lies in a run's folder before its first step, beside what is kept there to save work."""
+    return sorted(entry.name for entry in output.iterdir() if entry.name != CACHE and not entry.name.startswith("."))
 
 
 def line(progress: "Progress") -> str:

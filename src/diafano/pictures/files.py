@@ -19,7 +19,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from diafano.errors import UserError
-from diafano.files import check_file, new_file, refusal, shortened, whole_file
+from diafano.files import check_file, new_file, reason, refusal, shortened, whole_file
 from diafano.pictures.masks import as_mask
 from diafano.pictures.metadata import FORMATS, PARAMETERS, _comment_text, metadata
 from diafano.pictures.pixels import _as_rgb
@@ -55,7 +55,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # Pillow's readers meet broken data with whatever error it happens to cause
-        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 def read_mask(path: str | os.PathLike[str]) -> Image.Image:
@@ -67,7 +67,7 @@ def read_mask(path: str | os.PathLike[str]) -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # as in read_picture
-        raise UserError(f"the mask {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the mask {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters: str | None = None) -> None:
@@ -135,7 +135,7 @@ def read_parameters(path: str | os.PathLike[str]) -> str | None:
     except UserError:
         raise
     except Exception as error:  # as in read_picture
-        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
     return _comment_text(comment)
 
 
@@ -148,7 +148,7 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     except UserError:
         raise
     except Exception as error:  # as in read_picture
-        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 # ---- inside Pillow
@@ -183,7 +183,7 @@ def _open(path: str | os.PathLike[str]) -> Image.Image:
     except Exception as error:  # as in read_picture
         if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's have no number
             raise UserError(f"the picture {refusal(error, path)}") from error
-        raise UserError(f"the picture {name} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {name} is broken ({reason(error)}): replace it or leave it out") from error
     if image.width < 1 or image.height < 1:
         image.close()
         raise UserError(f"the picture {name} has no extent ({image.width}x{image.height}): replace it or leave it out")
