@@ -21,6 +21,8 @@ LONGEST_SLUG = 180
 """Bytes of it, so that seeds and a number still fit behind it."""
 LONGEST_BYTES = 255
 """That a file's name has at most, in nearly every file system."""
+LONGEST_SHOWN = 300
+"""Letters of a name in a sentence."""
 
 ADVICE = {
     errno.ENOSPC: "make room, or choose another place",
@@ -48,11 +50,22 @@ def refusal(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
     `path` is what the user would call the file; None takes the name that the error holds.
     """
     name = error.filename if path is None else path
-    what = (
-        "a file" if name is None else repr(os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else name)
-    )
+    what = "a file" if name is None else shortened(name)
     advice = ADVICE.get(error.errno or 0, "choose another place, or try again")
-    return f"{what} cannot be used ({error.strerror or error}): {advice}"
+    return f"{what} cannot be used ({reason(error)}): {advice}"
+
+
+def reason(error: Exception) -> str:
+    """Why something was refused: in the system's words without its number and the name, or in the error's own."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def shortened(name: object) -> str:
+    """The name of a file in quotes; of one that no file can have, as it is too long, the beginning."""
+    text = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else name
+    if isinstance(text, str) and len(text) > LONGEST_SHOWN:
+        return f"{text[:LONGEST_SHOWN]!r}... ({len(text)} letters)"
+    return repr(text)
 
 
 @contextmanager
@@ -73,11 +86,13 @@ def naming(target: Path) -> Iterator[None]:
 def whole_file(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; what was written takes the target's place when the block ends.
 
-    After an error the target is as it was, and nothing is left beside it.
+    After an error the target is as it was, and nothing is left beside it. Where it is a link, the link stays, and what
+    it leads to is written.
     """
-    with naming(target), _unfinished(target) as unfinished:
+    real = Path(os.path.realpath(target))
+    with naming(target), _unfinished(real) as unfinished:
         yield unfinished
-        unfinished.replace(target)
+        unfinished.replace(real)
 
 
 @contextmanager
@@ -119,7 +134,7 @@ def _put(unfinished: Path, name: Path) -> bool:
 def _unfinished(target: Path) -> Iterator[Path]:
     """A path beside `target` that nobody has, and where nothing is when the block has ended."""
     # Not tempfile.mkstemp: its files are private to the user, and these follow the umask like any other file.
-    unfinished = target.with_name(f".{_cut(target.name, 200)}.{secrets.token_hex(4)}.part")
+    unfinished = target.with_name(f".{cut(target.name, 200)}.{secrets.token_hex(4)}.part")
     try:
         yield unfinished
     finally:
@@ -135,9 +150,10 @@ def check_file(path: Path, kind: str = "a file") -> None:
     with _refused(path):
         if path.is_dir():
             raise UserError(f"{str(path)!r} is a folder, not {kind}: name a file in it")
-        if not path.parent.is_dir():
-            raise UserError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to: make it first")
-        check_writable(path.parent)
+        real = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if not real.parent.is_dir():
+            raise UserError(f"there is no folder {str(real.parent)!r} to write {real.name!r} to: make it first")
+        check_writable(real.parent)
 
 
 def check_folder(folder: Path, *, parents: bool = False) -> None:
@@ -207,22 +223,22 @@ def slug(prompt: str) -> str:
         letter for letter in unicodedata.normalize("NFKD", prompt.lower()) if not unicodedata.combining(letter)
     )
     letters = re.sub(r"[\W_]+", "-", plain)[:LONGEST_NAME]
-    return _cut(letters, LONGEST_SLUG).strip("-") or "picture"
+    return cut(letters, LONGEST_SLUG).strip("-") or "picture"
 
 
 def numbered(path: Path) -> Iterator[Path]:
     """``a.png``, ``a-2.png``, ``a-3.png`` and so on."""
-    yield path.with_name(_cut(path.stem, LONGEST_BYTES - len(os.fsencode(path.suffix))) + path.suffix)
+    yield path.with_name(cut(path.stem, LONGEST_BYTES - len(os.fsencode(path.suffix))) + path.suffix)
     yield from (with_number(path, number) for number in itertools.count(2))
 
 
 def with_number(path: Path, number: int) -> Path:
     """``a.png`` -> ``a-7.png``; the stem is cut where that would be too long for a file's name."""
     ending = f"-{number}{path.suffix}"
-    return path.with_name(_cut(path.stem, LONGEST_BYTES - len(os.fsencode(ending))) + ending)
+    return path.with_name(cut(path.stem, LONGEST_BYTES - len(os.fsencode(ending))) + ending)
 
 
-def _cut(name: str, length: int) -> str:
+def cut(name: str, length: int) -> str:
     """As much of the name as fits into so many bytes: letters take one to four each."""
     data = os.fsencode(name)
     if len(data) <= length:

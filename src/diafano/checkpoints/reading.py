@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: the model folder is incomplete, fetch it again") from None
     except OSError as error:
         raise unreadable(path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object: fetch it again")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from diafano.checkpoints.diffusers import model_of
@@ -26,7 +25,7 @@ from diafano.families import names as table
 from diafano.families.family import Parts, Preset, TextPart
 from diafano.families.presets import preset_of
 from diafano.families.table import FAMILIES, single_file_of
-from diafano.files import whole_file
+from diafano.files import refusal
 from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.tokenizer import Tokenizer
@@ -223,7 +222,6 @@ def _metadata(model: StableDiffusion, said: dict[str, str]) -> dict[str, str]:
 
 def _write(weights: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
     try:
-        with whole_file(target) as unfinished:
-            save_tensors(weights, unfinished, metadata=metadata)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{target} cannot be written ({error}): make room, or choose another place") from error
+        save_tensors(weights, target, metadata)
+    except OSError as error:
+        raise UserError(f"cannot write: {refusal(error, target)}") from error

@@ -22,7 +22,6 @@ from diafano.engine.devices import DTYPES, on_meta
 from diafano.errors import UserError
 from diafano.families.folder_parts import DIFFUSERS_STEM
 from diafano.families.strangers import is_instead
-from diafano.files import whole_file
 from diafano.networks.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from diafano.stable_diffusion import StableDiffusion
 
@@ -79,8 +78,7 @@ def load_tiny_decoder(source: str | os.PathLike[str] | None, model: StableDiffus
 def save_tiny_decoder(decoder: TinyDecoder, path: Path, dtype: str = "float16") -> None:
     """Write a file under TAESD's own names, which other programs read as well."""
     tensors = {_original_name(name): storable(name, one, DTYPES[dtype]) for name, one in decoder.state_dict().items()}
-    with whole_file(path) as unfinished:
-        save_tensors(tensors, unfinished)
+    save_tensors(tensors, path)
 
 
 def _original_name(name: str) -> str:

@@ -1,7 +1,9 @@
 """Weights of a module into safetensors files, in shards where they are large; whole folders into place at once."""
 
+import ctypes
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,14 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.files import check_folder, check_writable, cut, refusal, whole_file, write_text
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+_AT_WORKING_DIRECTORY, _EXCHANGE = -100, 2
+"""Linux's AT_FDCWD and RENAME_EXCHANGE."""
 MAX_SHARD_BYTES = 10 * 1000**3
 """diffusers' own limit; a model of the size of Stable Diffusion stays in one file."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Indented by two, as both libraries write it."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_weights(
@@ -60,58 +66,95 @@ def write_weights(
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, with the permissions of any other new file."""
-    save_file(tensors, path, metadata={"format": "pt"} if metadata is None else metadata)
-    path.chmod(0o666 & ~umask())  # safetensors closes it to everyone else
+    """A safetensors file that is whole or not there, with the permissions of any other new file.
+
+    Raises OSError where the operating system refuses it.
+    """
+    with whole_file(path) as unfinished:
+        try:
+            save_file(tensors, unfinished, metadata={"format": "pt"} if metadata is None else metadata)
+        except SafetensorError as error:  # the library's own, which has the system's number in its text
+            number = _SYSTEM_ERROR.search(str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        unfinished.chmod(0o666 & ~umask())  # safetensors closes it to everyone else
+
+
+def check_in_place(target: Path, *, marker: str) -> None:
+    """Raise UserError unless `folder_in_place` can put a folder there: to be asked before the work, not after it."""
+    check_folder(target)
+    real = Path(os.path.realpath(target))
+    try:
+        if real.is_dir() and any(real.iterdir()) and not (real / marker).is_file():
+            raise UserError(f"{target} holds other files and no {marker}: give an empty or a new folder")
+        if not real.parent.is_dir():
+            raise UserError(f"there is no folder {real.parent} to write {real.name} into: make it first")
+        check_writable(real.parent)
+    except OSError as error:
+        raise UserError(f"cannot write: {refusal(error, real.parent)}") from error
 
 
 @contextmanager
 def folder_in_place(target: Path, *, marker: str) -> Iterator[Path]:
     """An empty folder beside `target` to write into, which takes its place when the block ends without an error.
 
-    An existing target is replaced only if it holds the file `marker` (or nothing); what else lies in it is kept.
-    After an error everything is as it was.
+    An existing target is replaced only if it holds the file `marker` (or nothing); what else lies in it is kept. Where
+    it is a link, the link stays. After an error everything is as it was. On Linux there is no moment at which neither
+    the old folder nor the new one has the name.
     """
-    target = Path(os.path.abspath(target))
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder {target.parent} to write {target.name} into: make it first")
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file: give the path of a folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / marker).is_file():
-        raise UserError(f"{target} holds other files and no {marker}: give an empty or a new folder")
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    check_in_place(target, marker=marker)
+    real = Path(os.path.realpath(target))
+    staging = Path()
     try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{cut(real.name, 200)}-", dir=real.parent))
         staging.chmod(0o777 & ~umask())  # mkdtemp's is closed to everyone else
         yield staging
-        if target.is_dir():
-            _keep_other_files(target, staging)
-            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(retired / target.name)
-            try:
-                staging.rename(target)
-            except OSError:
-                (retired / target.name).rename(target)
-                raise
-            finally:
-                shutil.rmtree(retired, ignore_errors=True)
+        if real.is_dir():
+            _keep_other_files(real, staging)
+            _replace_folder(real, staging)
         else:
-            staging.rename(target)
-    except (SafetensorError, OSError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(f"{target} cannot be written ({error}): make room, or choose another place") from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+            staging.rename(real)
+    except OSError as error:
+        raise UserError(f"cannot write: {refusal(error, target)}") from error
+    finally:
+        if staging.name:
+            shutil.rmtree(staging, ignore_errors=True)  # the old one, where they were exchanged
+
+
+def _replace_folder(target: Path, staging: Path) -> None:
+    """`staging` gets the name of `target`; afterwards the old folder has the other's name, or none."""
+    if _exchanged(target, staging):
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{cut(target.name, 200)}-old-", dir=target.parent))
+    try:
+        target.rename(retired / target.name)
+        staging.rename(target)
+    finally:
+        if not os.path.lexists(target):
+            (retired / target.name).rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the two have each other's names now, which not every system can do in one step."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_WORKING_DIRECTORY, names[0], _AT_WORKING_DIRECTORY, names[1], _EXCHANGE) == 0)
 
 
 def _keep_other_files(old: Path, new: Path) -> None:
+    """What is in the old folder alone, copied; links stay links."""
     for entry in old.iterdir():
-        if (new / entry.name).exists():
+        if os.path.lexists(new / entry.name):
             continue
-        if entry.is_dir():
-            shutil.copytree(entry, new / entry.name)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True)
         else:
-            shutil.copy2(entry, new / entry.name)
+            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
 
 
 def umask() -> int:

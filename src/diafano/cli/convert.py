@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from diafano.cli import options as option
-from diafano.errors import UserError
-from diafano.files import check_file, check_folder
+from diafano.errors import UserError, note
+from diafano.files import check_file
 
 
 def command(
@@ -38,14 +38,15 @@ def command(
     The target appears as a whole or not at all; files beside the model's own stay.
     """
     import diafano as package
-    from diafano.checkpoints.diffusers import save_folder
+    from diafano.checkpoints.diffusers import INDEX, save_folder
     from diafano.checkpoints.single_file import SUFFIX, save_file
-    from diafano.checkpoints.writing import MAX_SHARD_BYTES
+    from diafano.checkpoints.writing import MAX_SHARD_BYTES, check_in_place
 
     if target.suffix.lower() == SUFFIX:
         check_file(target)
     else:
-        check_folder(target)
+        check_in_place(target, marker=INDEX)
+    there = target.exists() and not (target.is_dir() and not any(target.iterdir()))
     model = package.load(
         source,
         device="cpu",
@@ -61,4 +62,6 @@ def command(
         raise UserError(f"a single file is not split, but --shard {shard} was given: leave it out")
     else:
         save_file(model, target, dtype)
+    if there:
+        note(f"{str(target)!r} was there already and has been replaced")
     typer.echo(target)

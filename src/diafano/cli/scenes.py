@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-from diafano.files import check_folder
+from diafano.errors import note
+
+MARKER = "metadata.jsonl"
+"""What a folder must hold, or nothing, for its scenes to be replaced."""
 
 
 def command(
@@ -25,20 +28,23 @@ def command(
     """Write emoji scenes with captions into a folder: pictures and metadata.jsonl, as `train` reads them."""
     from PIL import Image
 
-    from diafano.checkpoints.writing import folder_in_place
+    from diafano.checkpoints.writing import check_in_place, folder_in_place
     from diafano.training.data.emoji.emoji import EmojiScenes
     from diafano.training.data.emoji.sprites import Sprites
 
-    check_folder(folder)
+    check_in_place(folder, marker=MARKER)
     sprites = Sprites.shipped() if shipped and font is None else Sprites.from_font(font)
     source = EmojiScenes(sprites, size=size, seed=seed, held_out=held_out)
     digits = len(str(count - 1))
-    with folder_in_place(folder, marker="metadata.jsonl") as staging:
+    there = (folder / MARKER).is_file()
+    with folder_in_place(folder, marker=MARKER) as staging:
         lines = []
         for index in range(count):
             example = source.example(index)
             name = f"{index:0{digits}d}.png"
             Image.fromarray(example.pixels).save(staging / name)
             lines.append(json.dumps({"file_name": name, "text": example.caption}) + "\n")
-        (staging / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+        (staging / MARKER).write_text("".join(lines), encoding="utf-8")
+    if there:
+        note(f"{str(folder)!r} was there already: scenes of the same names have been replaced, other files stay")
     print(folder)

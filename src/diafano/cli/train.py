@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from diafano.training.loop import Stage as Trained
     from diafano.training.recipe import StageRecipe
 
+CACHE = "cache"
+"""What the stages keep in a run's folder to save work."""
+
 
 class Stage(StrEnum):
     """The three networks of a model, in the order in which they are trained, its tiny decoder for previews, and the
@@ -62,6 +65,11 @@ def command(
         print(f"all {recipe.steps} steps were done before", file=sys.stderr)
     elif training.step > 0:
         print(f"goes on after step {training.step}", file=sys.stderr)
+    elif there := earlier_results(output):
+        note(
+            f"{str(output)!r} holds {', '.join(there)} already, and no checkpoint to go on from: training begins anew,"
+            " and files of the same names will be replaced"
+        )
     if changed:
         note(
             f"the recipe is another than the one that the run in {output} was begun with ({'; '.join(changed)}): what"
@@ -113,6 +121,14 @@ def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Train
         judge = read_recipe(config, JudgeRecipe)
         return JudgeStage(judge, device), judge
     raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview or judge")
+
+
+def earlier_results(output: Path) -> list[str]:
+    """What lies in a run's folder before its first step, beside what is kept there to save work."""
+    from diafano.training.begun import FILE
+
+    kept = (CACHE, FILE)
+    return sorted(entry.name for entry in output.iterdir() if entry.name not in kept and not entry.name.startswith("."))
 
 
 def line(progress: "Progress") -> str:

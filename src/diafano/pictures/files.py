@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diafano.errors import UserError
-from diafano.files import check_file, new_file, refusal, whole_file
+from diafano.files import check_file, new_file, reason, refusal, shortened, whole_file
 from diafano.pictures.masks import as_mask
 from diafano.pictures.metadata import FORMATS, PARAMETERS, check_extent, metadata, parameters_of
 from diafano.pictures.pixels import _as_rgb
@@ -59,7 +59,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # Pillow's readers meet broken data with whatever error it happens to cause
-        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 def read_mask(path: str | os.PathLike[str]) -> Image.Image:
@@ -71,7 +71,7 @@ def read_mask(path: str | os.PathLike[str]) -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # as in read_picture
-        raise UserError(f"the mask {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the mask {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 def opened(given: GivenPicture, what: str = "the image", *, mask: bool = False) -> Image.Image:
@@ -152,7 +152,7 @@ def read_parameters(path: str | os.PathLike[str]) -> str | None:
     except UserError:
         raise
     except Exception as error:  # as in read_picture
-        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -164,7 +164,7 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     except UserError:
         raise
     except Exception as error:  # as in read_picture
-        raise UserError(f"the picture {str(path)!r} is broken ({error}): replace it or leave it out") from error
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
 # ---- inside Pillow
@@ -172,13 +172,13 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _open(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture file's header; pixels follow when they are asked for. Raises UserError."""
-    name = repr(str(path))
+    name = shortened(path)
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no picture {name}: check the name")
-    if path.is_dir():
-        raise UserError(f"{name} is a folder, not a picture: name a file in it")
     try:
+        if not path.exists():
+            raise UserError(f"there is no picture {name}: check the name")
+        if path.is_dir():
+            raise UserError(f"{name} is a folder, not a picture: name a file in it")
         if path.is_file() and path.stat().st_size == 0:
             raise UserError(f"the picture {name} is empty (0 bytes): replace it or leave it out")
         # Filters are the process's, not the thread's: without the lock two readers could leave each other's behind.
@@ -197,7 +197,9 @@ def _open(path: str | os.PathLike[str]) -> Image.Image:
     except PermissionError as error:
         raise UserError(f"the picture {name} may not be read: check its permissions") from error
     except Exception as error:  # as in read_picture
-        raise UserError(f"the picture {name} is broken ({error}): replace it or leave it out") from error
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's have no number
+            raise UserError(f"the picture {refusal(error, path)}") from error
+        raise UserError(f"the picture {name} is broken ({reason(error)}): replace it or leave it out") from error
     if image.width < 1 or image.height < 1:
         image.close()
         raise UserError(f"the picture {name} has no extent ({image.width}x{image.height}): replace it or leave it out")

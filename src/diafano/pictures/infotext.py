@@ -180,6 +180,6 @@ def _unquoted(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] == '"':
         try:
             return str(json.loads(value, strict=False))  # of programs that leave line breaks as they are
-        except ValueError:  # it only looks like JSON
+        except (ValueError, RecursionError):  # it only looks like JSON
             return value
     return value.strip()

@@ -21,7 +21,7 @@ from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from torch import Tensor
 
 from diafano.errors import UserError
-from diafano.files import write_text
+from diafano.files import reason, write_text
 from diafano.text_encoder.added_words import AddedWords
 from diafano.text_encoder.tokenizer_files import (
     END,
@@ -133,7 +133,9 @@ class Tokenizer:
         except UserError:
             raise
         except Exception as error:  # the tokenizers library raises a bare Exception for every broken file
-            raise UserError(f"The tokenizer files in {folder} cannot be read ({error}); fetch them again.") from error
+            raise UserError(
+                f"The tokenizer files in {folder} cannot be read ({reason(error)}); fetch them again."
+            ) from error
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Texts -> int64 ids (batch, length): start, the text, end, padding. A long text is cut and keeps its end."""

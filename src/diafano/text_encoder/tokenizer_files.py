@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from tokenizers.models import WordPiece
 
 from diafano.errors import UserError
-from diafano.files import read_text
+from diafano.files import read_text, reason
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -137,8 +137,8 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); fetch it again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({reason(error)}); fetch it again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__} instead of an object; fetch it again.")
     return content

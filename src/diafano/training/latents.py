@@ -1,15 +1,20 @@
 """Latents of all examples, computed once: drawn, encoded, forgotten but for the latents, which are kept in files."""
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diafano.files import whole_file
+from diafano.checkpoints.writing import save_tensors
+from diafano.errors import UserError, note
+from diafano.files import refusal
 from diafano.networks.autoencoder import Autoencoder
 from diafano.training.examples import to_pixels
 from diafano.training.feed import Source, Wanted, in_order, make
@@ -36,9 +41,7 @@ class Latents:
         for first in range(0, count, IN_A_FILE):
             numbers = range(first, min(first + IN_A_FILE, count))
             path = self.cache / f"{name}-{first}-{numbers.stop}.safetensors"
-            if not path.exists():
-                save_whole({"latents": self._encoded(source, numbers)}, path)
-            parts.append(load_file(path)["latents"])
+            parts.append(kept("latents", path, partial(self._encoded, source, numbers)))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -57,8 +60,23 @@ def fingerprint(network: nn.Module, data: NDArray[np.generic]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_whole(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a file of tensors that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        save_file(tensors, unfinished)
+def kept(name: str, path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """The tensor that is kept in a file; made, and kept there, where the file is missing or broken.
+
+    Raises UserError where it cannot be written.
+    """
+    try:
+        return load_file(path)[name]
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, KeyError) as error:
+        note(f"{path} is broken ({error}): it is made again")
+    except OSError as error:
+        raise UserError(refusal(error, path)) from error
+    tensor = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors({name: tensor}, path)
+    except OSError as error:
+        raise UserError(f"cannot write: {refusal(error, path)}") from error
+    return tensor

@@ -4,6 +4,7 @@ All chance in a run comes from (seed, number of the batch), so a run that stops 
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from math import cos, pi
 from pathlib import Path
 from signal import SIGINT, SIGTERM, signal
 from threading import Event, current_thread, main_thread
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from PIL import Image
@@ -31,6 +32,8 @@ from diafano.training.recipe import LoopRecipe
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 """One JSON object a line: `step`, `kind` (train or held_out) and the figures."""
+LONGEST_LINE = 10_000
+"""Bytes of one of them; most have a few hundred."""
 
 
 class Stage(Protocol):
@@ -173,8 +176,9 @@ class Training:
 
     def _log(self, kind: str, figures: Mapping[str, float]) -> None:
         line = {"step": self.step, "kind": kind, **{name: float(f"{value:.5g}") for name, value in figures.items()}}
-        with _not_essential(self.folder / LOG), (self.folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        with _not_essential(self.folder / LOG), (self.folder / LOG).open("ab+") as log:
+            _cut_half_a_line(log)
+            log.write((json.dumps(line) + "\n").encode())
         if self.writer is not None:
             with _not_essential(self.folder / "tensorboard"):
                 for name, value in figures.items():
@@ -205,11 +209,22 @@ class Training:
             self.optimisers.load_state_dict(state["optimisers"])
             self.average.load(state["average"])
             self.step = int(state["step"])
+        except OSError as error:
+            raise UserError(f"The checkpoint {refusal(error, path)}, or delete it.") from error
         except Exception as error:  # torch raises many kinds; each means that this file is not this run's
-            reason = str(error).partition("\n")[0]
+            reason = "it is empty" if path.stat().st_size == 0 else str(error).partition("\n")[0]
             raise UserError(
                 f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
             ) from error
+
+
+def _cut_half_a_line(log: BinaryIO) -> None:
+    """What a full disk has left of a line goes, or the next one would be lost with it."""
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(0, end - LONGEST_LINE))
+    tail = log.read()
+    if not tail.endswith(b"\n"):
+        log.truncate(end - len(tail) + tail.rfind(b"\n") + 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from diafano.errors import UserError
-from diafano.files import at_home, read_text
+from diafano.files import at_home, read_text, refusal
 from diafano.networks.autoencoder import AutoencoderConfig
 from diafano.networks.tiny_decoder import TinyDecoderConfig
 from diafano.networks.unet import UNetConfig
@@ -272,8 +272,10 @@ def read_recipe(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {path} cannot be read ({error}): check the path.") from None
+    except OSError as error:
+        raise UserError(f"The recipe {refusal(error, path)}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"The recipe {path} cannot be read as UTF-8 text ({error}): save it as UTF-8.") from None
     fields: Any
     try:
         if path.suffix in (".yaml", ".yml"):

@@ -122,7 +122,7 @@ def _at(axes: Sequence[Axis], place: tuple[int, ...]) -> tuple[tuple[str, ...], 
 def _json_list(text: str, name: str) -> list[Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the values of {name}, {text!r}, are no JSON list: {error}") from None
     return list(found)
 
@@ -159,7 +159,7 @@ def _is_prompt_in_json(line: str) -> bool:
 def _json_line(line: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON object: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get(PROMPT), str):
         raise UserError(f'{where} has no "prompt": write {{"prompt": "...", "steps": 20}}')

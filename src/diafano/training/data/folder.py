@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from diafano.errors import UserError, note
-from diafano.files import files_below, lines_of, read_text
+from diafano.files import files_below, lines_of, read_text, refusal, shortened
 from diafano.pictures.files import read_picture
 from diafano.pictures.pixels import fit
 from diafano.training.data.example import Example
@@ -108,13 +108,20 @@ def _from_table(table: Path) -> Iterator[tuple[Path, str]]:
         name, text = row.get("file_name"), row.get("text")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no file_name: give file_name and text in each row.")
+        name = _spelt(name, f"{where} has a file_name with")
         picture = table.parent / name
         if "\\" in name and not picture.is_file():  # Windows' way to write a folder
             picture = table.parent / name.replace("\\", "/")
         # By its name alone: a linked folder inside is inside.
         if not Path(os.path.normpath(picture)).is_relative_to(os.path.normpath(table.parent)):
             raise UserError(f"{where} names {name!r}, which lies outside the folder: keep pictures inside it.")
-        if not picture.is_file():
+        try:
+            there = picture.is_file()
+        except OSError as error:  # such as a name too long
+            raise UserError(
+                f"{where} names {shortened(name)}, which cannot be used ({error.strerror}): correct the row."
+            ) from error
+        if not there:
             raise UserError(f"{where} names {name!r}, which does not exist: add the picture or remove the row.")
         yield picture, _caption(text, where)
 
@@ -125,7 +132,7 @@ def _json_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # the latter of what is nested without end
             raise UserError(f"{table}, line {number} is not JSON ({error}): write one object per line.") from error
         if not isinstance(row, dict):
             raise UserError(f"{table}, line {number} is not a JSON object: write file_name and text as its keys.")
@@ -149,7 +156,9 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 def _text_of(path: Path) -> str:
     try:
         return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(refusal(error, path)) from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}): save it as UTF-8.") from error
 
 
@@ -157,4 +166,16 @@ def _caption(text: object, where: str) -> str:
     """A caption on one line, without surrounding space."""
     if not isinstance(text, str) or not (words := " ".join(text.split())):
         raise UserError(f"{where} has no caption: write what the picture shows.")
-    return words
+    return _spelt(words, f"{where} has a caption with")
+
+
+def _spelt(text: str, what: str) -> str:
+    """The text, which must be one that can be written: without NUL, and without half a letter (a lone surrogate)."""
+    if "\0" in text:
+        raise UserError(f"{what} the character NUL in it: save it as UTF-8, without NUL.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise UserError(f"{what} {half!r} in it, which is half a letter: write the whole letter, or none.") from error
+    return text

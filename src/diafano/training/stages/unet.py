@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diafano.checkpoints.diffusers import save_folder
@@ -34,7 +33,7 @@ from diafano.training.examples import generator_of, indices_of, open_source
 from diafano.training.exchanged import exchanges
 from diafano.training.handed_on import finished, part_folder
 from diafano.training.initialise import silence_residual_branches
-from diafano.training.latents import Latents, fingerprint, save_whole
+from diafano.training.latents import Latents, fingerprint, kept
 from diafano.training.losses import min_snr_weight
 from diafano.training.recipe import UNetRecipe, fitting_size
 
@@ -134,11 +133,11 @@ class UNetStage:
     def _cached_texts(self, cache: Path) -> Tensor:
         ids = torch.cat([self.tokenizer([self.source.caption(index) for index in range(self.count)]), self.empty])
         path = cache / f"texts-{fingerprint(self.text_encoder, ids.numpy())}.safetensors"
-        if path.exists():
-            return load_file(path)["texts"]
-        texts = torch.cat([self.text_encoder(part.to(self.device)).half().cpu() for part in torch.split(ids, 64)])
-        save_whole({"texts": texts}, path)
-        return texts
+        return kept(
+            "texts",
+            path,
+            lambda: torch.cat([self.text_encoder(part.to(self.device)).half().cpu() for part in torch.split(ids, 64)]),
+        )
 
     def preview(self) -> tuple[Image.Image, dict[str, float]]:
         """Pictures of held-out captions, always from the same noise, and the loss on held-out latents.

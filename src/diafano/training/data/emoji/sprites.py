@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from diafano.errors import UserError
-from diafano.files import read_text
+from diafano.files import read_text, reason
 from diafano.training.data.emoji.colours import TINTS
 from diafano.training.data.emoji.objects import OBJECTS, EmojiObject
 
@@ -91,8 +91,8 @@ class Sprites(Mapping[str, Image.Image]):
                 sheet = picture.convert("RGBA")
         except FileNotFoundError as error:
             raise UserError(f"The sprite sheet {folder} lacks {Path(str(error.filename)).name}.") from error
-        except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"The sprite sheet {folder} cannot be read ({error}): write it again.") from error
+        except (OSError, UnidentifiedImageError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"The sprite sheet {folder} cannot be read ({reason(error)}): write it again.") from error
         rows = -(-len(names) // columns) if columns > 0 else 0
         if edge < 1 or sheet.size != (columns * edge, rows * edge):
             raise UserError(f"The sprite sheet {folder} has a picture of {sheet.size}, which its index does not fit.")
@@ -207,7 +207,8 @@ def _open_font(path: Path) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(str(path), _STRIKE)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be drawn as a colour emoji font at {_STRIKE} pixels ({error}): use NotoColorEmoji.ttf."
+            f"{path} cannot be drawn as a colour emoji font at {_STRIKE} pixels ({reason(error)}): use"
+            " NotoColorEmoji.ttf."
         ) from error
 
 

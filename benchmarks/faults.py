@@ -1,0 +1,546 @@
+"""Every command against what can go wrong around it: docs/faults.md's table.
+
+    .venv/bin/python benchmarks/faults.py [--only WORD ...] [--kinds KIND ...] [--json FILE] [--write]
+
+The real commands, as processes, on a model so small that it draws nothing: disks that are full or fill up, folders that
+may not be written to, files that may not be read or are something else, standard streams that are closed, full or
+broken, locales without letters, and ends at random moments (seeded), after which the same command is given again.
+As root of a Linux it mounts its disks in a namespace of its own; elsewhere those cells are skipped, and said to be.
+`--write` puts the table into docs/faults.md. It takes half an hour.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fault_commands as commands
+from fault_commands import Command
+
+DOCS = Path(__file__).parents[1] / "docs"
+sys.path.append(str(DOCS / "scripts"))
+from generated import write_between_markers  # noqa: E402 (the scripts there share it)
+
+NAMESPACE = "DIAFANO_FAULTS_NAMESPACE"
+"""Set where the process has a namespace of mounts for itself."""
+LONGEST = 240.0
+"""Seconds of one command."""
+KILLS = {signal.SIGKILL: 5, signal.SIGINT: 3}
+SEED = 12
+LONG = "x" * 300
+
+
+@dataclass
+class Outcome:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    error: str
+
+    @property
+    def complaints(self) -> list[str]:
+        return [
+            line
+            for line in self.error.splitlines()
+            if line.startswith("diafano: ") and not line.startswith("diafano: note: ")
+        ]
+
+
+@dataclass
+class Cell:
+    """One command under one fault."""
+
+    kind: str
+    command: str
+    fault: str
+    run: Callable[["Campaign"], list[str] | None]
+    """What is wrong with what it did; None: cannot be tried here."""
+
+
+class Campaign:
+    """What the cells share: a folder with models and inputs, and what a healthy run of each command writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.healthy: dict[str, tuple[Path, float]] = {}
+        self.place = root / "cell"
+        commands.prepare(root)
+
+    def started(self, arguments: list[str | bytes], *, powerless: bool = False, **options: object) -> subprocess.Popen:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIAFANO_ENGINE": "off", "LC_ALL": "C.UTF-8"}
+        environment |= options.pop("environment", {})  # type: ignore[arg-type]
+        prefix: list[str | bytes] = []
+        if powerless and os.geteuid() == 0:
+            less = "-dac_override,-dac_read_search"
+            prefix = ["setpriv", f"--bounding-set={less}", f"--inh-caps={less}"]
+        given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        command = [*prefix, sys.executable, "-m", "diafano", *arguments]
+        return subprocess.Popen(command, cwd=self.place, env=environment, **given)  # type: ignore[call-overload]
+
+    def ended(self, process: subprocess.Popen) -> Outcome:
+        try:
+            out, error = process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, error = process.communicate()
+            error = (error or b"") + b"\nTraceback: it did not end"
+        return Outcome(
+            process.returncode,
+            (out or b"").decode("utf-8", "surrogateescape"),
+            (error or b"").decode("utf-8", "surrogateescape"),
+        )
+
+    def fresh(self) -> None:
+        """An empty place with `out`, a folder."""
+        for _ in range(4):
+            subprocess.run(["umount", "-q", self.place / "out"], check=False, capture_output=True)
+        if self.place.exists():
+            subprocess.run(["chmod", "-R", "u+rwX", self.place], check=False, capture_output=True)
+            shutil.rmtree(self.place)
+        (self.place / "out").mkdir(parents=True)
+
+    def result(self, command: Command) -> tuple[Path, float]:
+        """What the command writes where nothing is wrong (a copy), and how long it takes."""
+        if command.name not in self.healthy:
+            self.fresh()
+            begin = time.perf_counter()
+            outcome = self.ended(self.started(command.arguments(self, "out/result")))
+            seconds = time.perf_counter() - begin
+            wrong = self.unsound(command, hidden=True)
+            if outcome.code != 0 or wrong:
+                raise SystemExit(f"{command.name} fails where nothing is wrong: {outcome} {wrong}")
+            kept = self.root / "healthy" / command.name.replace(" ", "-")
+            shutil.copytree(self.place / "out", kept, symlinks=True)
+            self.healthy[command.name] = (kept, seconds)
+        return self.healthy[command.name]
+
+    def unsound(self, command: Command, *, hidden: bool) -> list[str]:
+        """What lies there under its final name and is not whole; with `hidden` also what is left of unfinished work."""
+        found = []
+        for path in sorted((self.place / "out").rglob("*")):
+            inside = path.relative_to(self.place / "out")
+            if any(part.startswith(".") for part in inside.parts):
+                if hidden:
+                    found.append(f"{inside} is left")
+            elif path.is_file() and (why := commands.broken(path)):
+                found.append(f"{inside} is half a file: {why}")
+        return found
+
+    def judged(
+        self, command: Command, outcome: Outcome, *, codes: tuple[int, ...], named: str | None = None
+    ) -> list[str]:
+        """What is wrong with an ending that may have one of these codes; after a refusal `named` must be named."""
+        wrong = []
+        for word in ("Traceback", "Exception ignored", "Fatal Python error", "Error in sys.", "core dumped"):
+            if word in outcome.error:
+                wrong.append(f"{word}: {outcome.error.strip().splitlines()[-1]}")
+        if outcome.code not in codes:
+            wrong.append(f"ended with {outcome.code}, not {codes}: {outcome.error.strip()[-200:]}")
+        if outcome.code == 2:
+            if len(outcome.complaints) != 1:
+                wrong.append(f"{len(outcome.complaints)} sentences: {outcome.error.strip()[-300:]}")
+            elif named is not None and named not in outcome.complaints[0]:
+                wrong.append(f"{named!r} is not named: {outcome.complaints[0]}")
+            if outcome.complaints and "[Errno" in outcome.complaints[0]:
+                wrong.append(f"a number instead of words: {outcome.complaints[0]}")
+        return wrong + self.unsound(command, hidden=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def size(folder: Path) -> int:
+    """Bytes in pages, as a file system in memory counts."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+
+
+def mounted(place: Path, room: int) -> bool:
+    if NAMESPACE not in os.environ:
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", f"size={max(room, 4096)}", "tmpfs", place]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+# ---- what is wrong with the place to write to
+
+
+def on_a_full_disk(
+    command: Command, share: float | None, *, earlier: bool = False
+) -> Callable[[Campaign], list[str] | None]:
+    """`share`: of what the command writes there is room for so much."""
+
+    def run(campaign: Campaign) -> list[str] | None:
+        healthy, _ = campaign.result(command)
+        campaign.fresh()
+        room = int(size(healthy) * share) if share is not None else 0
+        if not mounted(campaign.place / "out", room + 2 * size(healthy)):
+            return None
+        if earlier:
+            shutil.copytree(healthy, campaign.place / "out", dirs_exist_ok=True)
+        before = contents(campaign.place / "out")
+        there = size(campaign.place / "out")
+        remount = f"remount,size={there + max(room, 4096)}"
+        subprocess.run(["mount", "-o", remount, campaign.place / "out"], check=True, capture_output=True)
+        outcome = campaign.ended(campaign.started(command.arguments(campaign, "out/result")))
+        wrong = campaign.judged(command, outcome, codes=(2,) if share is None and not earlier else (0, 2), named="out")
+        after = contents(campaign.place / "out")
+        if outcome.code == 2:
+            wrong += [
+                f"{name} was there before, and is lost"
+                for name, old in before.items()
+                if name not in after or (after[name] != old and not command.appends(name))
+            ]
+        return wrong
+
+    return run
+
+
+def refused(
+    command: Command, spoil: Callable[[Campaign], str | None], *, powerless: bool = False
+) -> Callable[[Campaign], list[str] | None]:
+    """`spoil` makes the place one that is refused, and returns the name to give; None where it cannot."""
+
+    def run(campaign: Campaign) -> list[str] | None:
+        campaign.result(command)
+        campaign.fresh()
+        name = spoil(campaign)
+        if name is None:
+            return None
+        ending = command.ending
+        outcome = campaign.ended(campaign.started(command.arguments(campaign, name), powerless=powerless))
+        wrong = campaign.judged(command, outcome, codes=(2,), named=Path(name).name[:40])
+        if outcome.out:
+            wrong.append(f"said {outcome.out!r}")
+        for left in (campaign.place / f"{name}{ending}", campaign.place / "elsewhere"):
+            if len(left.name) < 255 and left.is_file() and left.read_bytes() != b"mine":
+                wrong.append(f"{left.name} was written")
+        return wrong
+
+    return run
+
+
+def read_only(campaign: Campaign) -> str | None:
+    if not mounted(campaign.place / "out", 65536):
+        return None
+    subprocess.run(["mount", "-o", "remount,ro", campaign.place / "out"], check=True, capture_output=True)
+    return "out/result"
+
+
+def without_rights(campaign: Campaign) -> str | None:
+    (campaign.place / "out").chmod(0o555)
+    return "out/result"
+
+
+def other_kind(command: Command) -> Callable[[Campaign], str | None]:
+    def spoil(campaign: Campaign) -> str | None:
+        place = campaign.place / f"out/result{command.ending}"
+        place.mkdir() if command.ending else place.write_text("mine")
+        return "out/result"
+
+    return spoil
+
+
+def in_a_file(campaign: Campaign) -> str:
+    (campaign.place / "out/file").write_text("mine")
+    return "out/file/result"
+
+
+def linked_to_nowhere(command: Command) -> Callable[[Campaign], str | None]:
+    def spoil(campaign: Campaign) -> str | None:
+        (campaign.place / "out/link").symlink_to(campaign.place / "absent", target_is_directory=True)
+        return "out/link/result"
+
+    return spoil
+
+
+def over_earlier_work(command: Command) -> Callable[[Campaign], list[str]]:
+    """It may be replaced by the user's word, or stays; either is said."""
+
+    def run(campaign: Campaign) -> list[str]:
+        healthy, _ = campaign.result(command)
+        campaign.fresh()
+        shutil.copytree(healthy, campaign.place / "out", dirs_exist_ok=True)
+        outcome = campaign.ended(campaign.started(command.arguments(campaign, "out/result")))
+        wrong = campaign.judged(command, outcome, codes=(0,))
+        if not any(word in outcome.error for word in ("replaced", "there already", "done before")):
+            new = set(contents(campaign.place / "out")) - set(contents(healthy))
+            if not new:
+                wrong.append("what was there was replaced, and nothing said so")
+        return wrong
+
+    return run
+
+
+# ---- what is wrong with what is read
+
+
+def with_an_input(command: Command, spoil: str) -> Callable[[Campaign], list[str] | None]:
+    def run(campaign: Campaign) -> list[str] | None:
+        campaign.fresh()
+        arguments = command.arguments(campaign, "out/result")  # puts the inputs there
+        path = campaign.place / command.reads
+        healthy = path.read_bytes() if path.is_file() else None
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        name = command.reads
+        if spoil == "a folder in the file's place":
+            if healthy is None:
+                path.touch()
+            else:
+                path.mkdir()
+        elif spoil == "empty":
+            path.touch() if healthy is not None else path.mkdir()
+        elif spoil == "cut in half":
+            if healthy is None:
+                return None
+            path.write_bytes(healthy[: len(healthy) // 2])
+        elif spoil == "garbage":
+            if healthy is None:
+                return None
+            path.write_bytes(random.Random(SEED).randbytes(3000))
+        elif spoil == "unreadable":
+            if healthy is None:
+                path.mkdir()
+            else:
+                path.write_bytes(healthy)
+            path.chmod(0)
+        elif spoil == "a link to nowhere":
+            path.symlink_to(campaign.place / "absent")
+        elif spoil == "a name too long":
+            name = LONG + path.suffix
+            arguments = [one.replace(command.reads, name) if isinstance(one, str) else one for one in arguments]
+            if (recipe := campaign.place / "recipe.toml").is_file():
+                recipe.write_text(recipe.read_text().replace(f'"{command.reads}', f'"{name}'))
+        outcome = campaign.ended(campaign.started(arguments, powerless=spoil == "unreadable"))
+        codes = (0,) if spoil in command.goes_on else (2,)
+        return campaign.judged(command, outcome, codes=codes, named=Path(name).stem[:40])
+
+    return run
+
+
+def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[int, ...]) -> Callable:
+    """A folder of captioned pictures, or a run's folder, in which something is wrong."""
+
+    def run(campaign: Campaign) -> list[str] | None:
+        healthy, _ = campaign.result(command)
+        campaign.fresh()
+        shutil.copytree(healthy, campaign.place / "out", dirs_exist_ok=True)
+        arguments = command.arguments(campaign, "out/result")
+        named = spoil(campaign.place)
+        outcome = campaign.ended(campaign.started(arguments, powerless=True))
+        wrong = campaign.judged(command, outcome, codes=codes, named=named)
+        return [one for one in wrong if "half a file" not in one]  # it was made so
+
+    return run
+
+
+# ---- standard streams, locales
+
+
+def with_streams(command: Command, which: str) -> Callable[[Campaign], list[str]]:
+    def run(campaign: Campaign) -> list[str]:
+        healthy = command.ending is None or campaign.result(command)
+        campaign.fresh()
+        arguments = command.arguments(campaign, "out/result")
+        codes: tuple[int, ...] = (0,)
+        if which.startswith("standard output"):
+            codes = (1,)
+        if which == "standard input closed":
+            process = campaign.started(arguments, stdin=None, preexec_fn=lambda: os.close(0))
+        elif which == "standard output closed":
+            process = campaign.started(arguments, stdout=None, preexec_fn=lambda: os.close(1))
+        elif which == "standard error closed":
+            process = campaign.started(arguments, stderr=None, preexec_fn=lambda: os.close(2))
+        elif which == "all closed":
+            codes = (1,)
+            process = campaign.started(
+                arguments, stdin=None, stdout=None, stderr=None, preexec_fn=lambda: os.closerange(0, 3)
+            )
+        elif which.endswith("full"):
+            with open("/dev/full", "wb") as full:
+                process = campaign.started(arguments, **{"stdout" if "output" in which else "stderr": full})
+        else:
+            reading, writing = os.pipe()
+            os.close(reading)
+            process = campaign.started(arguments, stdout=writing)
+            os.close(writing)
+        outcome = campaign.ended(process)
+        wrong = campaign.judged(command, outcome, codes=codes)
+        if healthy is not True:
+            written, there = (set(contents(one)) for one in (healthy[0], campaign.place / "out"))
+            wrong += [f"{name} was not written" for name in sorted(written - there)]
+        return wrong
+
+    return run
+
+
+LOCALES = {
+    "LC_ALL=C": {"LC_ALL": "C", "LANG": "C"},
+    "ASCII only": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
+    "tr_TR.UTF-8": {"LC_ALL": "tr_TR.UTF-8"},
+}
+PROMPTS = {"emoji": "a 🦊 and an äpple".encode(), "bytes that are no letters": b"a \xff fox"}
+
+
+def in_a_locale(command: Command, locale: str, prompt: str) -> Callable[[Campaign], list[str] | None]:
+    """The prompt also names the files."""
+
+    def run(campaign: Campaign) -> list[str] | None:
+        if locale.startswith("tr_TR") and b"tr_TR.utf8" not in subprocess.check_output(["locale", "-a"]):
+            return None
+        campaign.fresh()
+        said = PROMPTS[prompt]
+        arguments = [
+            os.fsencode(one).replace(b"a fox", said).replace(b"result", said.replace(b" ", b"_"))
+            for one in command.arguments(campaign, "out/result")
+        ]
+        outcome = campaign.ended(campaign.started(arguments, environment=LOCALES[locale]))
+        is_text = command.prompted and prompt != "emoji"
+        return campaign.judged(command, outcome, codes=(2,) if is_text else (0,))
+
+    return run
+
+
+# ---- ends at random moments
+
+
+def ended_by(command: Command, number: signal.Signals, attempt: int) -> Callable[[Campaign], list[str]]:
+    def run(campaign: Campaign) -> list[str]:
+        healthy, seconds = campaign.result(command)
+        campaign.fresh()
+        # Most of the time goes into starting; the second half is where files are written.
+        chance = random.Random(f"{SEED} {command.name} {number.name} {attempt}")
+        moment = seconds * (0.4 + 0.6 * chance.random())
+        process = campaign.started(command.arguments(campaign, "out/result"))
+        time.sleep(moment)
+        process.send_signal(number)
+        outcome = campaign.ended(process)
+        orderly = number != signal.SIGKILL
+        wrong = campaign.unsound(command, hidden=number == signal.SIGINT)
+        if orderly and any(word in outcome.error for word in ("Traceback", "Exception ignored")):
+            wrong.append(f"Traceback after {moment:.2f} of {seconds:.2f} s: {outcome.error.strip().splitlines()[-1]}")
+        again = campaign.ended(campaign.started(command.arguments(campaign, "out/result")))
+        if again.code != 0:
+            wrong.append(f"given again, it ended with {again.code}: {again.error.strip()[-300:]}")
+        wrong += campaign.unsound(command, hidden=False)
+        # A folder of pictures that nobody named may hold those of both runs.
+        missing = set(contents(healthy)) - set(contents(campaign.place / "out"))
+        return wrong + [f"given again, it has not written {name}" for name in sorted(missing)]
+
+    return run
+
+
+def cells() -> Iterator[Cell]:
+    """The whole grid."""
+    for command in commands.WRITING:
+        places: dict[str, Callable[[Campaign], list[str] | None]] = {
+            "full disk": on_a_full_disk(command, None),
+            "disk that fills up": on_a_full_disk(command, 0.5),
+            "full disk, earlier work there": on_a_full_disk(command, None, earlier=True),
+            "read-only file system": refused(command, read_only),
+            "folder without rights": refused(command, without_rights, powerless=True),
+            "folder for a file, file for a folder": refused(command, other_kind(command)),
+            "a file on the way": refused(command, in_a_file),
+            "a link to nowhere on the way": refused(command, linked_to_nowhere(command)),
+            "a name too long": refused(command, lambda _: f"out/{LONG}"),
+            "something is there already": over_earlier_work(command),
+        }
+        if command.makes_parents:  # it makes the folders on the way
+            del places["a link to nowhere on the way"]
+        if command.name == "generate":  # a folder is a place to write into
+            del places["folder for a file, file for a folder"]
+        for fault, run in places.items():
+            yield Cell("the place to write to", command.name, fault, run)
+    for command in commands.READING:
+        for fault in commands.INPUT_FAULTS:
+            yield Cell("a file to read", command.name, fault, with_an_input(command, fault))
+    for command, fault, spoil, codes in commands.data_faults():
+        yield Cell("training data and checkpoints", command.name, fault, with_data(command, spoil, codes=codes))
+    for command in commands.SAYING:
+        for which in (
+            "standard input closed",
+            "standard output closed",
+            "standard output full",
+            "standard output broken",
+            "standard error closed",
+            "standard error full",
+            "all closed",
+        ):
+            yield Cell("standard streams", command.name, which, with_streams(command, which))
+    for command in commands.SPELLING:
+        for locale in LOCALES:
+            for prompt in PROMPTS:
+                yield Cell("locales", command.name, f"{locale}, {prompt}", in_a_locale(command, locale, prompt))
+    for command in commands.KILLED:
+        for number, times in KILLS.items():
+            for attempt in range(times):
+                yield Cell(
+                    "ended at a random moment",
+                    command.name,
+                    f"{number.name} {attempt + 1}",
+                    ended_by(command, number, attempt),
+                )
+
+
+def table(results: list[tuple[Cell, list[str] | None]]) -> str:
+    lines = ["| what goes wrong | cells | passed | failed | skipped |", "| --- | --- | --- | --- | --- |"]
+    for kind in [*dict.fromkeys(cell.kind for cell, _ in results), None]:
+        ends = Counter(
+            "skipped" if wrong is None else "failed" if wrong else "passed"
+            for cell, wrong in results
+            if kind in (None, cell.kind)
+        )
+        figures = " | ".join(str(ends[end]) for end in ("passed", "failed", "skipped"))
+        lines.append(f"| {kind or 'all'} | {ends.total()} | {figures} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[], help="cells whose command or fault holds one of these words")
+    parser.add_argument("--kinds", nargs="*", default=[], help="the same of the table's rows")
+    parser.add_argument("--json", type=Path, help="what was wrong, cell by cell")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/faults.md")
+    given = parser.parse_args()
+    if os.geteuid() == 0 and NAMESPACE not in os.environ and shutil.which("unshare"):
+        os.environ[NAMESPACE] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
+    results: list[tuple[Cell, list[str] | None]] = []
+    with tempfile.TemporaryDirectory() as root:
+        campaign = Campaign(Path(root))
+        for cell in cells():
+            text = f"{cell.command}: {cell.fault}"
+            if given.only and not any(word in text for word in given.only):
+                continue
+            if given.kinds and not any(word in cell.kind for word in given.kinds):
+                continue
+            wrong = cell.run(campaign)
+            results.append((cell, wrong))
+            said = "skipped" if wrong is None else "; ".join(wrong) or "ok"
+            print(f"{text}: {said}", flush=True)
+            if given.json is not None:
+                records = [
+                    {**{key: getattr(one, key) for key in ("kind", "command", "fault")}, "wrong": that}
+                    for one, that in results
+                ]
+                given.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
+        campaign.fresh()
+    print(table(results))
+    if given.write:
+        write_between_markers(DOCS / "faults.md", "faults", table(results))
+    sys.exit(any(wrong for _, wrong in results))
+
+
+if __name__ == "__main__":
+    main()
