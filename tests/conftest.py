@@ -166,7 +166,7 @@ def k_diffusion() -> Any:
 
 @pytest.fixture(scope="session")
 def spandrel() -> Any:
-    """The loader of upscalers that ComfyUI and A1111 use; torchvision, which others of its networks want, is made up."""
+    """The loader of upscalers that ComfyUI and A1111 use; torchvision, which other networks of it want, is made up."""
     if importlib.util.find_spec("spandrel") is None:
         pytest.skip("spandrel is not installed")
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")

@@ -23,7 +23,9 @@ MakeNetwork = Callable[[], EnlargingNetwork]
 def lively(network: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
-        weight.data = torch.randn(weight.shape, generator=generator) * (0.6 / max(1, weight[0].numel()) ** 0.5)
+        weight.data = torch.randn(weight.shape, generator=generator) * (1.2 / max(1, weight[0].numel()) ** 0.5)
+    if isinstance(network, RRDBNet):
+        network.state_dict()["conv_last.bias"].fill_(0.5)  # so that little of it is cut off at 0 and 1
     return network.eval()
 
 
@@ -56,11 +58,11 @@ def plainly(network: EnlargingNetwork, picture: np.ndarray) -> np.ndarray:
 def test_bands_and_windows_are_the_whole_picture(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network, picture = NETWORKS[name](), picture_of(120, 140)
     whole = plainly(network, picture)
-    assert whole.std() > 0.005
-    np.testing.assert_allclose(enlarged(network, picture), whole, atol=1e-5)
-    np.testing.assert_allclose(enlarged(network, picture, tile=64), whole, atol=1e-5)
+    assert whole.std() > 0.05
+    np.testing.assert_allclose(enlarged(network, picture), whole, atol=2e-5)
+    np.testing.assert_allclose(enlarged(network, picture, tile=64), whole, atol=2e-5)
     monkeypatch.setattr(enlarging, "banded", partial(banded, values=64 * 140 * (rows + 30)))
-    np.testing.assert_allclose(enlarged(network, picture), whole, atol=1e-5)
+    np.testing.assert_allclose(enlarged(network, picture), whole, atol=2e-5)
 
 
 def test_bands_are_bands() -> None:
@@ -115,7 +117,7 @@ def test_smaller_tiles_where_memory_is_not_enough(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(enlarging, "_computed", computed)
     monkeypatch.setattr(enlarging, "WINDOWS", (128, 64))
     with told("memory was not enough for a picture of 300x100 to be made larger at once: it is done in tiles of 128"):
-        np.testing.assert_allclose(enlarged(network, picture), whole, atol=1e-5)
+        np.testing.assert_allclose(enlarged(network, picture), whole, atol=2e-5)
     least = 1
     with told("tiles of 64"), pytest.raises(UserError, match="memory is not enough for a picture of 300x100"):
         enlarged(network, picture)

@@ -50,14 +50,20 @@ class Upscaler:
         its settings it keeps. `tile` is the edge, from 64 pixels of the picture on, of the tiles that a network works
         in; None: where a whole picture takes more than 2 GiB. Raises UserError for what cannot be done.
         """
-        if self.mode is not None:
-            raise UserError(f"{self.label} makes latents larger, not pictures: use Lanczos, Nearest or a model's file")
+        self.check_pictures()
         size = self.size_of(picture.size, scale) if size is None else size
         if min(size) < 1:
             raise UserError(f"a picture cannot be made {size[0]}x{size[1]}: width and height are at least 1")
         made = self._enlarged(plain_mode(picture), size, tile, on_tile)
         text = picture.info.get(PARAMETERS)
         return with_parameters(made, text) if isinstance(text, str) else made
+
+    def check_pictures(self) -> None:
+        """Raise UserError unless it makes pictures larger."""
+        if self.mode is not None:
+            raise UserError(
+                f"{self.label} makes latents larger, not pictures: use Lanczos, Nearest or a network's file"
+            )
 
     def size_of(self, size: tuple[int, int], scale: float | None) -> tuple[int, int]:
         """(width, height) of a picture of that size, `scale` times larger (None: the upscaler's own), rounded."""
@@ -96,6 +102,11 @@ FindUpscaler = Callable[[str], Upscaler]
 def key_of(name: str) -> str:
     """The name of an upscaler without what is written in more than one way: case, dashes, brackets."""
     return re.sub(r"[\W_]+", " ", name.lower()).strip()
+
+
+def in_table(name: str) -> bool:
+    """Whether an upscaler of that name is none of those that are networks."""
+    return key_of(name) in UPSCALERS
 
 
 def find_upscaler(name: str) -> Upscaler:
