@@ -11,12 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from diafano.errors import UserError
+from diafano.pictures.infotext import with_upscaling
 from diafano.pictures.metadata import PARAMETERS, with_parameters
 from diafano.pictures.values import MOST_16, plain_mode
 
 OnTile = Callable[[int, int], object]
 """Is called with how many tiles of a picture are done, and how many there are."""
 LARGEST_SCALE = 64.0
+KEPT = ("icc_profile",)
+"""What of a picture's notes is true of the larger one, too, besides its settings."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,22 @@ class Upscaler:
         """The picture `scale` times larger (None: as many times as the upscaler's own `scale`), or of that `size`.
 
         Any of Pillow's modes: grey stays grey, 16 bits of grey stay, a palette becomes its colours, and transparency
-        is made larger apart from them. `size` is (width, height) in pixels, of any shape. What the picture carries as
-        its settings it keeps. `tile` is the edge, from 64 pixels of the picture on, of the tiles that a network works
+        is made larger apart from them. `size` is (width, height) in pixels, of any shape. The picture keeps its
+        settings (``info["parameters"]``), which say by how much and by what it was made larger, unless `size` does.
+        `tile` is the edge, from 64 pixels of the picture on, of the tiles that a network works
         in; None: where a whole picture takes more than 2 GiB. Raises UserError for what cannot be done.
         """
         self.check_pictures()
+        factor = None if size is not None else float(self.scale if scale is None else scale)
         size = self.size_of(picture.size, scale) if size is None else size
         if min(size) < 1:
             raise UserError(f"a picture cannot be made {size[0]}x{size[1]}: width and height are at least 1")
         made = self._enlarged(plain_mode(picture), size, tile, on_tile)
+        made.info |= {key: picture.info[key] for key in KEPT if key in picture.info}
         text = picture.info.get(PARAMETERS)
-        return with_parameters(made, text) if isinstance(text, str) else made
+        if not isinstance(text, str):
+            return made
+        return with_parameters(made, text if factor is None else with_upscaling(text, factor, self.label))
 
     def check_pictures(self) -> None:
         """Raise UserError unless it makes pictures larger."""

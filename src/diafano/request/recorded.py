@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError, checked
-from diafano.pictures.infotext import infotext, parse_infotext, program_of, unread
+from diafano.pictures.infotext import UPSCALED_BY, UPSCALER, infotext, parse_infotext, program_of, unread
 from diafano.pictures.upscaling import in_table
 from diafano.request.programs.table import find_program
 from diafano.request.request import Request, Settings, split_sampler_name
@@ -26,7 +26,7 @@ FIRST = (
     *("Batch size", "Batch pos", "Variation seed", "Variation seed strength", "Denoising strength"),
     *("Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding", "Outpaint"),
     *("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler"),
-    *("Postprocess upscale by", "Postprocess upscaler"),
+    *(UPSCALED_BY, UPSCALER),
     *("Clip skip", "Deep cache", "RNG", "Tiling"),
     *(text.key for name in SamplerOptions.model_fields for text in SETTINGS[name].setting.texts),
 )

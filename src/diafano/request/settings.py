@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import model_validator
 
 from diafano.errors import UserError
+from diafano.pictures.infotext import UPSCALED_BY, UPSCALER
 from diafano.pictures.sides import Sides
 from diafano.request.fields import (
     Amount,
@@ -308,13 +309,13 @@ class Enlarged(Group):
     upscale: Annotated[float | None, number(1, LARGEST_UPSCALE)] = setting(
         "Make the finished picture so many times larger. Default: as the model's card says, where no size is given.",
         "FACTOR",
-        text=TextKey("Postprocess upscale by", when=lambda said: said.is_enlarged),
+        text=TextKey(UPSCALED_BY, when=lambda said: said.is_enlarged),
     )
     upscaler: UpscalerNameOrNone = setting(
         "By what: a network's file, its name in --upscaler-dir, lanczos or nearest. Default: the model's own network,"
         " or lanczos.",
         "NAME",
-        text=TextKey("Postprocess upscaler", when=lambda said: said.is_enlarged),
+        text=TextKey(UPSCALER, when=lambda said: said.is_enlarged),
     )
 
     @model_validator(mode="after")
