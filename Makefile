@@ -111,5 +111,5 @@ $(VENV)/.dev: $(VENV)/.package
 	    { apt-get install -qq -y chromium >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq -y chromium; } >/dev/null 2>&1; }; } || \
 	    echo "chromium is not there: the tests of the page are skipped (apt install chromium)" >&2
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps k-diffusion lycoris-lora einops toml  # oracles too; of their many dependencies the tests need no others
+	$(PIP) --no-deps k-diffusion lycoris-lora einops toml spandrel  # oracles too; of their many dependencies the tests need no others
 	@touch $@

@@ -3,6 +3,7 @@
     npm pack @iconify-json/noto && tar xf iconify-json-noto-*.tgz
     pip install resvg-py
     python recipes/sprite_sheet.py package
+    python recipes/sprite_sheet.py package --edge 384 --everyday --output runs/sheet-384     # to train an upscaler on
 
 The sheet that ships was made with @iconify-json/noto 1.2.9 and resvg-py 0.5.0. The package's info.json states the
 artwork's author (Google Inc) and licence (Apache 2.0).
@@ -16,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from diafano.training.data.emoji.objects import OBJECTS
+from diafano.training.data.emoji.objects import EVERYDAY, OBJECTS
 from diafano.training.data.emoji.sprites import SPRITE_EDGE, Sprites, squared
 
 SHEET = Path(__file__).parents[1] / "src/diafano/training/data/emoji/noto"
@@ -37,22 +38,25 @@ def read_vectors(package: Path) -> dict[str, str]:
     }
 
 
-def drawn(vector: str) -> Image.Image:
+def drawn(vector: str, sprite_edge: int = SPRITE_EDGE) -> Image.Image:
     """One sprite: its longer side fills the square."""
     import resvg_py
 
-    edge = OVERSAMPLING * SPRITE_EDGE
+    edge = OVERSAMPLING * sprite_edge
     picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=vector, width=edge, height=edge))))
-    return squared(picture.convert("RGBA"))
+    return squared(picture.convert("RGBA"), sprite_edge)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, help="the folder that the npm package was unpacked into")
     parser.add_argument("--output", type=Path, default=SHEET, help="the sheet's folder")
+    parser.add_argument("--edge", type=int, default=SPRITE_EDGE, help="of a sprite, in pixels")
+    parser.add_argument("--everyday", action="store_true", help="only the objects that people name first")
     given = parser.parse_args()
     vectors = read_vectors(given.package)
-    Sprites({name: drawn(vectors[thing.character]) for name, thing in OBJECTS.items()}).save_sheet(given.output)
+    names = EVERYDAY if given.everyday else tuple(OBJECTS)
+    Sprites({name: drawn(vectors[OBJECTS[name].character], given.edge) for name in names}).save_sheet(given.output)
 
 
 if __name__ == "__main__":

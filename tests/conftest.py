@@ -6,6 +6,7 @@ from diafano.engine.threads import wait_asleep
 
 wait_asleep()
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -161,3 +162,17 @@ def k_diffusion() -> Any:
             setattr(fakes["kd"], name, module)
             spec.loader.exec_module(module)
     return fakes["kd"]
+
+
+@pytest.fixture(scope="session")
+def spandrel() -> Any:
+    """The loader of upscalers that ComfyUI and A1111 use; torchvision, which other networks of it want, is made up."""
+    if importlib.util.find_spec("spandrel") is None:
+        pytest.skip("spandrel is not installed")
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    functional = SimpleNamespace(InterpolationMode=None, rotate=None, normalize=None)
+    there = importlib.util.find_spec("torchvision") is not None
+    with pytest.MonkeyPatch.context() as patch:
+        for name in () if there else names:
+            patch.setitem(sys.modules, name, functional if name.endswith("functional") else ModuleType(name))
+        return importlib.import_module("spandrel")

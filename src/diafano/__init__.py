@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diafano.checkpoints.controlnet import load_controlnet
     from diafano.checkpoints.loading import EMBEDDED, load
     from diafano.checkpoints.tiny_decoder import load_tiny_decoder
+    from diafano.checkpoints.upscaler import load_upscaler
     from diafano.errors import UserError, collect_notes
     from diafano.explain.preview import Preview
     from diafano.request.request import Request
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "load_controlnet",
     "load_tiny_decoder",
+    "load_upscaler",
 ]
 
 HOMES = {
@@ -51,6 +53,7 @@ HOMES = {
     "load": "diafano.checkpoints.loading",
     "load_controlnet": "diafano.checkpoints.controlnet",
     "load_tiny_decoder": "diafano.checkpoints.tiny_decoder",
+    "load_upscaler": "diafano.checkpoints.upscaler",
 }
 """Public name -> the module that defines it."""
 

@@ -30,7 +30,6 @@ from diafano.noise.schedule import NoiseSource
 from diafano.pictures.files import GivenPicture, opened
 from diafano.pictures.metadata import with_parameters
 from diafano.pictures.pixels import to_picture
-from diafano.pictures.upscaling import find_upscaler
 from diafano.request.addons import Addons, Loras
 from diafano.request.card import ModelCard
 from diafano.request.controls import controls_as_infotext
@@ -141,7 +140,7 @@ class StableDiffusion(Model):
 
     def request(self, prompt: str, **settings: Unpack[Settings]) -> Request:
         """The checked request for `draw`: settings that are None or left out come from the model's card."""
-        return complete(prompt, settings, self.card, self.size_step)
+        return self.addons.with_upscaler(complete(prompt, settings, self.card, self.size_step))
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of a picture that can be drawn, nearest to `size` and of about its shape."""
@@ -168,6 +167,7 @@ class StableDiffusion(Model):
         part, see `engine.exclusive`.
         """
         plan = self.plan(request)
+        request = self.addons.with_upscaler(request)
         loras = self.addons.loras_of(request.prompt)
         recorded = self.recorded(request, controls, loras)
         pictures: list[Image.Image] = []
@@ -178,7 +178,7 @@ class StableDiffusion(Model):
                 latent, over, done = torch.empty(0), start, 0  # Input, or none
                 for one, said in zip(plan.passes, texts, strict=True):
                     if done > 0:
-                        upscaler = find_upscaler(request.hires_upscaler)
+                        upscaler = self.addons.find_upscaler(request.hires_upscaler)
                         over = enlarged(latent, one.size, self.autoencoder, upscaler=upscaler, tiles=request.tiles)
                     watching = watchers.and_on_step(on_step, done)
                     noise = partial(self.noise, one, places)  # Additive noise
@@ -187,6 +187,8 @@ class StableDiffusion(Model):
                     done += one.run.steps
                 for place, pixels in zip(places, self.decode(latent, request.tiles), strict=True):  # Decoder
                     drawn = to_picture(pixels) if start is None else start.pasted(to_picture(pixels))
+                    if request.is_enlarged and request.upscaler is not None:
+                        drawn = self.addons.find_upscaler(request.upscaler).upscale(drawn, scale=request.upscale)
                     pictures.append(with_parameters(drawn, recorded(place)))
         return pictures
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diafano.checkpoints.lora import LoraFiles
 from diafano.checkpoints.textual_inversion import add_embeddings
+from diafano.checkpoints.upscaler_files import UpscalerFiles
 from diafano.checkpoints.vae import with_autoencoder
 from diafano.files import at_home
 from diafano.stable_diffusion import StableDiffusion
@@ -20,6 +21,7 @@ def add(
     *,
     loras: Sources | None = None,
     embeddings: Sources | None = None,
+    upscalers: Sources | None = None,
     vae: Source | None = None,
     allow_partial: bool = False,
 ) -> StableDiffusion:
@@ -28,16 +30,25 @@ def add(
         model = with_autoencoder(model, at_home(vae), allow_partial=allow_partial)
     if embeddings is not None:
         add_embeddings(model, _several(embeddings), allow_partial=allow_partial)
+    if upscalers is not None:
+        known = model.addons.find_upscaler
+        known = known if isinstance(known, UpscalerFiles) else UpscalerFiles(device=model.device)
+        model.addons.find_upscaler = known.with_more(*_folders_and_files(upscalers))
     if loras is not None:
-        folders: list[Path] = []
-        files: dict[str, Source] = {}
-        for given in _several(loras):
-            if isinstance(given, Mapping):
-                files |= given
-            else:
-                folders.append(Path(given))
+        folders, files = _folders_and_files(loras)
         model.addons.find_lora = LoraFiles(model, tuple(folders), files, allow_partial=allow_partial)
     return model
+
+
+def _folders_and_files(given: Sources) -> tuple[list[Path], dict[str, Source]]:
+    folders: list[Path] = []
+    files: dict[str, Source] = {}
+    for one in _several(given):
+        if isinstance(one, Mapping):
+            files |= one
+        else:
+            folders.append(Path(one))
+    return folders, files
 
 
 def _several(given: Sources) -> Sequence[Source | Mapping[str, Source]]:

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from diafano.checkpoints.opening import is_folder
+from diafano.checkpoints.opening import is_file, is_folder
 from diafano.checkpoints.parts import ReadPart, read_part, write_part
 from diafano.checkpoints.reading import read_json
+from diafano.checkpoints.upscaler_files import OWN, UpscalerFiles
 from diafano.checkpoints.writing import MAX_SHARD_BYTES, folder_in_place, write_json
 from diafano.engine.devices import find_device, find_dtype
 from diafano.errors import UserError, checked
@@ -83,7 +84,11 @@ def load_folder(
     dtype = find_dtype(dtype, device, sum(tensor.numel() for part in networks for tensor in part.parameters()))
     for read in model.stored.values():
         read.filled(device, dtype, allow_partial=allow_partial)
-    return model_of(model.parts, model.card, model.family)
+    loaded = model_of(model.parts, model.card, model.family)
+    if is_file(folder / OWN):
+        loaded.addons.own_upscaler = loaded.card.name
+        loaded.addons.find_upscaler = UpscalerFiles(own=(loaded.card.name, folder / OWN), device=device)
+    return loaded
 
 
 def read_folder(folder: Path, *, weights: bool = True, prefer_half: bool = False) -> FolderModel:

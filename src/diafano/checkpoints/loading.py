@@ -33,6 +33,7 @@ def load(
     revision: str | None = None,
     loras: "Sources | None" = None,
     embeddings: "Sources | None" = None,
+    upscalers: "Sources | None" = None,
     vae: str | os.PathLike[str] | None = None,
     allow_partial: bool = False,
     compiled: bool = False,
@@ -52,9 +53,10 @@ def load(
 
     `loras` is where the LoRAs that prompts name, as in ``<lora:style:0.8>``, are found: a folder, or a mapping from
     names to files, or a list of these. `embeddings` are files of textual inversions, folders of them, or a mapping
-    from the words that prompts have to files. `vae` is an autoencoder in the place of the model's own: diffusers'
-    folder of one, or of a whole model, or an original file. A model or an add-on that has tensors without a place is an
-    error, unless `allow_partial`.
+    from the words that prompts have to files. `upscalers` is where the networks that the settings
+    `upscaler` and `hires_upscaler` name are found, given as `loras` is. `vae` is an autoencoder in the place of the
+    model's own: diffusers' folder of one, or of a whole model, or an original file. A model or an add-on that has
+    tensors without a place is an error, unless `allow_partial`.
 
     `compiled` has torch compile the UNet: a pause before the first picture of each size, then faster steps on a GPU.
     Raises UserError, one sentence, for what cannot be loaded.
@@ -63,10 +65,12 @@ def load(
 
     with without_collecting():
         model = _load(source, device, dtype, tokenizer, prediction, ema, revision, vae, allow_partial)
-    if any(given is not None for given in (loras, embeddings, vae)):
+    if any(given is not None for given in (loras, embeddings, upscalers, vae)):
         from diafano.checkpoints import addons
 
-        model = addons.add(model, loras=loras, embeddings=embeddings, vae=vae, allow_partial=allow_partial)
+        model = addons.add(
+            model, loras=loras, embeddings=embeddings, upscalers=upscalers, vae=vae, allow_partial=allow_partial
+        )
     if compiled:
         from diafano.engine.compiled import compile_network
 

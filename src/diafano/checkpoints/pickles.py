@@ -9,7 +9,7 @@ import io
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,17 +80,21 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return named
 
 
-def read_pickled_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by name, and what else the file holds; trainers put the former under ``state_dict``."""
+def read_pickled_weights(
+    path: Path, under: Sequence[str] = ("state_dict",)
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name, and what else the file holds; trainers put the former `under` a name, the first wins."""
     content = read_pickle(path)
-    inner = content.get("state_dict")
-    notes = {name: value for name, value in content.items() if not isinstance(value, Tensor) and name != "state_dict"}
+    inner = next((content[name] for name in under if isinstance(content.get(name), Mapping)), None)
+    notes = {name: value for name, value in content.items() if not isinstance(value, Tensor) and name not in under}
     named: Mapping[Any, Any] = {**inner, **content} if isinstance(inner, Mapping) else content
     weights = {str(name): value.detach() for name, value in named.items() if isinstance(value, Tensor)}
     if not weights:
         deeper = [name for name, value in notes.items() if isinstance(value, Mapping) and value]
         has = (
-            f"has none of its own nor under state_dict, only {', '.join(deeper[:3])}" if deeper else "holds no tensors"
+            f"has none of its own nor under {' or '.join(under)}, only {', '.join(deeper[:3])}"
+            if deeper
+            else "holds no tensors"
         )
         raise UserError(f"{path} {has}: give a checkpoint of a model")
     for name, tensor in weights.items():

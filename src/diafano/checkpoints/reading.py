@@ -6,7 +6,7 @@ folders have, go through the allow-list of `pickles`.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +123,13 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return read_with_notes(path)[0]
 
 
-def read_with_notes(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_with_notes(path: Path, *, under: Sequence[str] = ("state_dict",)) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The same, and what else the file holds: a safetensors file's metadata, or what a trainer left in a pickle.
 
-    Both can change what the weights mean. Raises UserError, by the name of what it is, for a file that is no such one.
+    The tensors of a pickle are its own, or lie `under` one of these names. What else there is can change what the
+    weights mean. Raises UserError, by the name of what it is, for a file that is no such one.
     """
-    tensors, notes = read_pickled_weights(path) if is_pickle(path) else read_safetensors(path)
+    tensors, notes = read_pickled_weights(path, under) if is_pickle(path) else read_safetensors(path)
     check_plain(tensors, path)
     return unwrapped(tensors), dict(notes)
 

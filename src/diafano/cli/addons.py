@@ -4,15 +4,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
 
 from diafano.errors import UserError
+from diafano.request.keywords import Settings
 
 if TYPE_CHECKING:
     from diafano.sampling.control import Control
     from diafano.stable_diffusion import StableDiffusion
+
+
+NETWORK_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+"""How names of files with weights end; the names of upscalers do not."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,14 @@ class AddonOptions:
             metavar="FILE_OR_FOLDER",
         ),
     ] = field(default_factory=list)
+    upscaler_dir: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folder of the networks that --hires-upscaler and --upscaler name (ESRGAN's, Real-ESRGAN's); may be"
+            " repeated.",
+            metavar="FOLDER",
+        ),
+    ] = field(default_factory=list)
     vae: Annotated[
         Path | None,
         typer.Option(
@@ -147,8 +160,8 @@ class AddonOptions:
     def lora_names(self) -> set[str]:
         return {path.stem for path, _ in map(with_strength, self.lora)}
 
-    def loading(self) -> dict[str, Any]:
-        """For `diafano.load`."""
+    def loading(self, upscalers: Mapping[str, Path]) -> dict[str, Any]:
+        """For `diafano.load`; `upscalers` are files that were typed where names may stand."""
         files: dict[str, Path] = {}
         for path, _ in map(with_strength, self.lora):
             if files.setdefault(path.stem, path) != path:
@@ -157,6 +170,7 @@ class AddonOptions:
         return {
             "loras": loras if any(loras) else None,
             "embeddings": list(self.embedding) or None,
+            "upscalers": [*self.upscaler_dir, upscalers] if self.upscaler_dir or upscalers else None,
             "vae": self.vae,
             "allow_partial": self.allow_partial,
         }
@@ -168,6 +182,19 @@ class AddonOptions:
         for path, strength in map(with_strength, self.lora):
             prompt = with_tag(prompt, path.stem, strength)
         return prompt
+
+
+def named_upscalers(settings: Settings) -> tuple[Settings, dict[str, Path]]:
+    """The settings with names in the place of upscalers' files, and the files by these names."""
+    named: dict[str, Path] = {}
+    said: dict[str, Any] = {**settings}
+    for name in ("hires_upscaler", "upscaler"):
+        path = Path(said.get(name) or "")
+        if path.suffix.lower() in NETWORK_FILES:
+            if named.setdefault(path.stem, path) != path:
+                raise UserError(f"two upscalers are files called {path.stem}: give one of them another name")
+            said[name] = path.stem
+    return cast(Settings, said), named
 
 
 def with_strength(typed: str) -> tuple[Path, float | None]:

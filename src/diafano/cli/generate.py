@@ -1,13 +1,13 @@
 """`diafano generate`: a prompt, or a picture that remembers its own, becomes picture files."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from diafano.cli.addons import AddonOptions
+from diafano.cli.addons import AddonOptions, named_upscalers
 from diafano.cli.experiment import ExperimentOptions
 from diafano.cli.options import Loading
 from diafano.cli.panels import essential
@@ -18,7 +18,7 @@ from diafano.errors import UserError, note
 from diafano.request.keywords import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL import Image
     from torch import Tensor
@@ -104,12 +104,16 @@ def generate(options: Options) -> None:
             raise UserError("there is nothing to draw: give a PROMPT, or a picture to draw again with --from")
         folder = options.experiment.folder(targets.output) if axes else None
         targets.check(pictures=folder is None)
+        typed, upscalers = named_upscalers(options.settings)
+        options = replace(options, settings=typed)
         recorded, settings = restored(options)
         files = options.pictures
         image = None if files.image is None else read_picture(files.image)
         mask = None if files.mask is None else read_mask(files.mask)
         with starting():
-            model = diafano.load(options.loading.model, **options.loading.arguments(), **addons.loading())
+            model = diafano.load(options.loading.model, **options.loading.arguments(), **addons.loading(upscalers))
+        if recorded is not None:  # once more: upscalers that it names may be the model's
+            recorded, settings = restored(options, model.addons.knows_upscaler)
         was = {} if recorded is None else recorded.addons
         controls, lost = addons.control.controls(model, was, allow_partial=addons.allow_partial)
         prompt = options.prompt if recorded is None else prompt_again(recorded, options, model, lost)
@@ -135,7 +139,9 @@ def generate(options: Options) -> None:
     targets.write(pictures, prompt, _seeds(request), strip)
 
 
-def restored(options: Options) -> "tuple[Recorded | None, Settings]":
+def restored(
+    options: Options, knows_upscaler: "Callable[[str], bool]" = lambda name: True
+) -> "tuple[Recorded | None, Settings]":
     """What the picture to draw again says, and the settings with what was typed instead of what it says."""
     if options.redrawn is None:
         return None, options.settings
@@ -150,7 +156,7 @@ def restored(options: Options) -> "tuple[Recorded | None, Settings]":
         raise UserError(
             f"the picture {str(options.redrawn)!r} carries {whose} to draw it again with: type them yourself"
         )
-    recorded = from_infotext(text)
+    recorded = from_infotext(text, knows_upscaler)
     if options.pictures.image is None:
         recorded = without_picture(recorded)
     return recorded, with_overrides(recorded, options.settings)

@@ -25,6 +25,7 @@ class Commands(LateGroup):
     topics: ClassVar = {
         "Drawing": {
             "generate": "Draw pictures from a text.",
+            "upscale": "Make pictures larger, by a network or a filter.",
             "samplers": "List the samplers and schedules that `generate` knows.",
             "objects": "List what the embedded model was trained to draw.",
         },

@@ -32,6 +32,13 @@ class Bar:
         self.what, self.total, self.done = what, total, 0
         self.begun = self.told = time.monotonic()
 
+    def at(self, done: int, total: int) -> None:
+        """So many steps are done, of a total that only now is known."""
+        if total != self.total:
+            self.begin(self.what, total)
+        while self.done < done:
+            self.advance()
+
     def advance(self) -> None:
         """A step is done."""
         self.progress.advance(self.task)

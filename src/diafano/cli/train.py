@@ -22,13 +22,14 @@ CACHE = "cache"
 
 
 class Stage(StrEnum):
-    """The three networks of a model, in the order in which they are trained, its tiny decoder for previews, and the
-    judge of `evaluate`."""
+    """The three networks of a model, in the order in which they are trained, its tiny decoder for previews, its
+    upscaler, and the judge of `evaluate`."""
 
     autoencoder = "autoencoder"
     text = "text"
     unet = "unet"
     preview = "preview"
+    upscaler = "upscaler"
     judge = "judge"
 
 
@@ -36,15 +37,15 @@ def command(
     stage: Annotated[
         Stage,
         typer.Argument(
-            help="autoencoder first, then text, then unet; preview: a tiny decoder; or the judge of evaluate.",
+            help="autoencoder first, then text, then unet; preview: a tiny decoder; upscaler; judge: that of evaluate.",
             show_default=False,
         ),
     ],
     config: Annotated[Path, typer.Option(help="Recipe: a TOML or YAML file.", metavar="FILE", show_default=False)],
     device: option.Device = "auto",
 ) -> None:
-    """Train one of the three networks of a model on captioned pictures, a tiny decoder for its previews, or the judge
-    that evaluates what it draws.
+    """Train one of the three networks of a model on captioned pictures, a tiny decoder for its previews, an upscaler
+    for what it draws, or the judge that evaluates it.
 
     A run that was interrupted goes on where it stopped when the same command is given again.
     """
@@ -93,7 +94,14 @@ def command(
 
 def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Trained, StageRecipe]":
     """What the loop trains, and its recipe."""
-    from diafano.training.recipe import AutoencoderRecipe, PreviewRecipe, TextRecipe, UNetRecipe, read_recipe
+    from diafano.training.recipe import (
+        AutoencoderRecipe,
+        PreviewRecipe,
+        TextRecipe,
+        UNetRecipe,
+        UpscalerRecipe,
+        read_recipe,
+    )
 
     if stage == "autoencoder":
         from diafano.training.stages.autoencoder import AutoencoderStage
@@ -115,12 +123,17 @@ def make_stage(stage: str, config: Path, device: "torch.device") -> "tuple[Train
 
         preview = read_recipe(config, PreviewRecipe)
         return PreviewStage(preview, device), preview
+    if stage == "upscaler":
+        from diafano.training.stages.upscaler import UpscalerStage
+
+        upscaler = read_recipe(config, UpscalerRecipe)
+        return UpscalerStage(upscaler, device), upscaler
     if stage == "judge":
         from diafano.evaluation.judge_stage import JudgeRecipe, JudgeStage
 
         judge = read_recipe(config, JudgeRecipe)
         return JudgeStage(judge, device), judge
-    raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview or judge")
+    raise UserError(f"there is no stage {stage!r}: use autoencoder, text, unet, preview, upscaler or judge")
 
 
 def earlier_results(output: Path) -> list[str]:

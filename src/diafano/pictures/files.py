@@ -21,8 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from diafano.errors import UserError
 from diafano.files import check_file, new_file, reason, refusal, shortened, whole_file
 from diafano.pictures.masks import as_mask
-from diafano.pictures.metadata import FORMATS, PARAMETERS, check_extent, metadata, parameters_of
+from diafano.pictures.metadata import FORMATS, PARAMETERS, check_extent, metadata, parameters_of, with_parameters
 from diafano.pictures.pixels import _as_rgb
+from diafano.pictures.values import plain_mode
 
 # 95 and full colour resolution: crisp edges on flat colours show JPEG's and WebP's losses at their worst.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -33,6 +34,10 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 _warning_filters = threading.Lock()
+
+
+PROFILED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16")
+"""Modes whose colour profile still describes the picture when it is read."""
 
 
 # ---- files
@@ -62,6 +67,27 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
 
 
+def read_whole_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file, upright, with its transparency, its grey, its 16 bits of grey and its settings.
+
+    Its mode is L, LA, RGB, RGBA or one of 16 bits of grey. Raises UserError as `read_picture` does.
+    """
+    image = _open(path)
+    try:
+        with image:
+            image.load()
+            parameters = parameters_of(image)
+            upright = ImageOps.exif_transpose(image)
+            whole = plain_mode(upright)
+            profile = upright.info.get("icc_profile") if image.mode in PROFILED else None
+            whole.info = {} if profile is None else {"icc_profile": profile}
+            return whole if parameters is None else with_parameters(whole, parameters)
+    except UserError:
+        raise
+    except Exception as error:  # as in read_picture
+        raise UserError(f"the picture {str(path)!r} is broken ({reason(error)}): replace it or leave it out") from error
+
+
 def read_mask(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture file as a mask, upright and grey: see `masks.as_mask`. Raises UserError as `read_picture` does."""
     image = _open(path)
@@ -87,11 +113,14 @@ def opened(given: GivenPicture, what: str = "the image", *, mask: bool = False) 
     )
 
 
-def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters: str | None = None) -> None:
+def save_picture(
+    picture: Image.Image, path: str | os.PathLike[str], parameters: str | None = None, *, keep_kind: bool = False
+) -> None:
     """Write a picture as PNG, JPEG or WebP, whichever the file name's suffix says, with its settings inside.
 
     The file is written beside its target and moved into place, so nobody ever sees half a picture. `parameters` is
-    A1111's text; None takes what the picture carries (`picture.info["parameters"]`), if anything.
+    A1111's text; None takes what the picture carries (`picture.info["parameters"]`), if anything. With `keep_kind` what
+    the format can hold stays of transparency, of grey and of 16 bits; without, it becomes 8-bit RGB on white.
 
     Raises UserError for an unknown suffix and a folder that is not there; of its kinds FormatError for settings too
     long, and a picture too large, for the format.
@@ -100,12 +129,14 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str], parameters:
     check_target(path)
     try:
         with whole_file(path) as unfinished:
-            _write(picture, unfinished, path, parameters)
+            _write(picture, unfinished, path, parameters, keep_kind)
     except OSError as error:
         raise _unwritten(path, error) from error
 
 
-def save_new_picture(picture: Image.Image, names: Iterable[Path], parameters: str | None = None) -> Path:
+def save_new_picture(
+    picture: Image.Image, names: Iterable[Path], parameters: str | None = None, *, keep_kind: bool = False
+) -> Path:
     """Write a picture like `save_picture`, under the first of the names that no file has, and return that name.
 
     The names differ in nothing but the stem; no picture is ever replaced, however many write into the folder at once.
@@ -115,20 +146,36 @@ def save_new_picture(picture: Image.Image, names: Iterable[Path], parameters: st
     check_target(first)
     try:
         with new_file(chain([first], names)) as (unfinished, taken):
-            _write(picture, unfinished, first, parameters)
+            _write(picture, unfinished, first, parameters, keep_kind)
     except OSError as error:
         raise _unwritten(first, error) from error
     return taken[0]
 
 
-def _write(picture: Image.Image, unfinished: Path, target: Path, parameters: str | None) -> None:
+def _write(
+    picture: Image.Image, unfinished: Path, target: Path, parameters: str | None, keep_kind: bool = False
+) -> None:
     if parameters is None:
         parameters = picture.info.get(PARAMETERS)
     file_format = FORMATS[target.suffix.lower()]
     check_extent(picture.size, file_format)
     options = SAVE_OPTIONS[file_format] | metadata(file_format, parameters)
+    made = _of_kind(picture, file_format) if keep_kind else _as_rgb(picture, "the picture")
+    if keep_kind and "icc_profile" in picture.info:
+        options["icc_profile"] = picture.info["icc_profile"]
     with unfinished.open("xb") as file:
-        _as_rgb(picture, "the picture").save(file, format=file_format, **options)
+        made.save(file, format=file_format, **options)
+
+
+def _of_kind(picture: Image.Image, file_format: str) -> Image.Image:
+    """The picture in the mode that is nearest to its own of those that the format has."""
+    plain = plain_mode(picture)
+    if file_format == "PNG" or (plain.mode, file_format) in (("L", "JPEG"), ("RGBA", "WEBP")):
+        return plain
+    if plain.mode == "LA":
+        plain = plain.convert("RGBA")
+        return plain if file_format == "WEBP" else _as_rgb(plain, "the picture")
+    return _as_rgb(plain, "the picture")
 
 
 def check_target(path: str | os.PathLike[str]) -> None:

@@ -19,6 +19,9 @@ NEGATIVE = "Negative prompt:"
 EXACT_PROMPT, EXACT_NEGATIVE = "Exact prompt", "Exact negative prompt"
 """Settings that hold the two texts once more, where the lines alone would be read as something else."""
 
+UPSCALED_BY, UPSCALER = "Postprocess upscale by", "Postprocess upscaler"
+"""Settings of a picture that was made larger when it was finished."""
+
 PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 """A1111's own pattern of ``Key: value``, with a longest key, so that no text takes long to read."""
 
@@ -83,6 +86,25 @@ def parse_infotext(text: str) -> Infotext:
     prompt = "\n".join(lines[:first_negative])
     negative = "\n".join(lines[first_negative:]).removeprefix(NEGATIVE).removeprefix(" ")
     return Infotext(settings.pop(EXACT_PROMPT, prompt), settings.pop(EXACT_NEGATIVE, negative), settings)
+
+
+def with_upscaling(text: str, factor: float, upscaler: str) -> str:
+    """The text of a picture that was made so many times larger since, as A1111's postprocessing says it.
+
+    What the settings say stays letter by letter; a text without any is as it was.
+    """
+    before, line, behind = _taken_apart(text)
+    if not line:
+        return text
+    for key, value in PAIR.findall(line):
+        if key == UPSCALED_BY and re.fullmatch(r"\s*\d+(\.\d+)?", value):
+            factor *= float(value)
+    pairs = [match[0].strip(", ") for match in PAIR.finditer(line) if match[1] in (UPSCALED_BY, UPSCALER)]
+    for pair in pairs:
+        line = re.sub(rf"(, *)?{re.escape(pair)}", "", line, count=1)
+    said = {UPSCALED_BY: factor, UPSCALER: upscaler}
+    line = ", ".join([line.rstrip(", "), *(f"{key}: {_quoted(value)}" for key, value in said.items())])
+    return "\n".join([*before, line, *behind])
 
 
 def unread(text: str) -> list[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from diafano.errors import UserError, note
 from diafano.networks.lora import Lora, Strength
+from diafano.pictures.upscaling import FindUpscaler, find_upscaler, in_table
+from diafano.request.request import Request
 from diafano.text_encoder.lora_tags import (
     LoraTag,
     hashed_name,
@@ -41,6 +43,27 @@ class Addons:
     """Textual inversions: a word, in lower case, and the name and the hash of its file."""
     autoencoder: tuple[str, str] | None = None
     """Name and hash of the autoencoder that took the place of the model's own."""
+    find_upscaler: FindUpscaler = find_upscaler
+    """Where upscalers that a request names come from."""
+    own_upscaler: str | None = None
+    """The name of the one that belongs to the model."""
+
+    def knows_upscaler(self, name: str) -> bool:
+        """Whether there is an upscaler of that name, without reading its file."""
+        knows: Callable[[str], bool] = getattr(self.find_upscaler, "knows", in_table)
+        return knows(name)
+
+    def with_upscaler(self, request: Request) -> Request:
+        """The request with the upscaler that it leaves open. Raises UserError where one that it names is not known."""
+        if request.has_second_pass:
+            self.find_upscaler(request.hires_upscaler)
+        if not request.is_enlarged:
+            return request
+        name = request.upscaler
+        if name is None:
+            name = "Lanczos" if self.own_upscaler is None else self.own_upscaler
+        self.find_upscaler(name).check_pictures()
+        return request.model_copy(update={"upscaler": name})
 
     def loras_of(self, prompt: str) -> dict[str, tuple[Lora, Strength]]:
         """The LoRAs that a prompt names; the strengths of one that is named again are added up."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diafano.request.fields import Guidance, SamplerName, ScheduleName, Size, Steps
+from diafano.request.fields import Guidance, SamplerName, ScheduleName, Size, Steps, number
 
 
 class ModelCard(BaseModel):
@@ -20,6 +20,8 @@ class ModelCard(BaseModel):
     sampler: SamplerName = "uni_pc"
     """The default is nearer to the solution in 25 steps than DDIM in 50, see docs/samplers.md."""
     schedule: ScheduleName = "uniform"
+    upscale: Annotated[float, number(1, 16)] = 1.0
+    """How many times larger finished pictures are made, where a request says nothing of their size."""
     objects: tuple[str, ...] | None = None
     """The objects of emoji scenes that it was trained to draw, which `diafano evaluate` asks for."""
     languages: tuple[str, ...] = ("en",)

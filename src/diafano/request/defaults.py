@@ -22,6 +22,9 @@ from diafano.sampling.sigmas import AUTOMATIC
 STRENGTH = 0.75
 """A1111's and diffusers' choice (diffusers': 0.8) where none is given: the composition stays, the details do not."""
 
+SIZES = frozenset({"size", "hires", "hires_size"})
+"""Settings that say how large a picture is to be: then the card's `upscale` does not matter."""
+
 FAR = 2.0
 """So many times larger or smaller than the model's own size is said to be far from it."""
 
@@ -48,6 +51,8 @@ def complete(prompt: str, settings: Settings, card: ModelCard, size_step: int) -
         **given,
         "prompt": prompt,
     }
+    if card.upscale != 1 and not SIZES & given.keys():
+        fields = {"upscale": card.upscale, **fields}
     request = checked(Request, fields)
     sampler = find_sampler(request.sampler)
     program = find_program(request.like)

@@ -121,9 +121,11 @@ def program_name(name: str) -> str:
 
 
 def upscaler_label(name: str) -> str:
-    from diafano.pictures.upscaling import find_upscaler
+    """A1111's label of an upscaler of the table; any other name is a file's, which the model knows or does not."""
+    from diafano.pictures.upscaling import UPSCALERS, key_of
 
-    return find_upscaler(name).label
+    found = UPSCALERS.get(key_of(name))
+    return name.strip() if found is None else found.label
 
 
 Text = Annotated[str, BeforeValidator(_text), Field(strict=True, description="text")]
@@ -140,6 +142,7 @@ ShareOrNone = Annotated[float | None, number(0, 1)]
 Amount = Annotated[float | None, number(0)]
 SamplerName = Annotated[str, _named(sampler_name), Field(strict=True, description="the name of a sampler")]
 ScheduleName = Annotated[str, _named(schedule_name), Field(strict=True, description="the name of a schedule")]
+UpscalerNameOrNone = Annotated[str | None, _named(upscaler_label), Field(description="the name of an upscaler")]
 UpscalerName = Annotated[str, _named(upscaler_label), Field(strict=True, description="the name of an upscaler")]
 ProgramName = Annotated[str | None, _named(program_name), Field(description="the name of a program")]
 Tileable = Annotated[str | None, BeforeValidator(_tileable), Field(description="both, x, y or no")]

@@ -38,6 +38,8 @@ class Settings(TypedDict, total=False):
     hires_steps: int | None
     hires_strength: float | None
     hires_upscaler: str | None
+    upscale: float | None
+    upscaler: str | None
     clip_skip: int | None
     deep_cache: int | None
     tileable: bool | str | None

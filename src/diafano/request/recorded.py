@@ -6,18 +6,18 @@ Pictures of other programs record more than can be done here. What cannot is lis
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from diafano import __version__
 from diafano.errors import UserError, checked
-from diafano.pictures.infotext import infotext, parse_infotext, program_of, unread
-from diafano.pictures.upscaling import find_upscaler
+from diafano.pictures.infotext import UPSCALED_BY, UPSCALER, infotext, parse_infotext, program_of, unread
+from diafano.pictures.upscaling import in_table
 from diafano.request.programs.table import find_program
 from diafano.request.request import Request, Settings, split_sampler_name
 from diafano.request.rows import written
-from diafano.request.settings import SETTINGS, ImageToImage, SamplerOptions
+from diafano.request.settings import LARGEST_UPSCALE, SETTINGS, ImageToImage, SamplerOptions
 from diafano.sampling.samplers.table import find_sampler
 from diafano.sampling.sigmas import AUTOMATIC, find_schedule
 
@@ -26,6 +26,7 @@ FIRST = (
     *("Batch size", "Batch pos", "Variation seed", "Variation seed strength", "Denoising strength"),
     *("Mask blur", "Mask mode", "Masked content", "Inpaint area", "Masked area padding", "Outpaint"),
     *("Hires upscale", "Hires resize", "Hires steps", "Hires upscaler"),
+    *(UPSCALED_BY, UPSCALER),
     *("Clip skip", "Deep cache", "RNG", "Tiling"),
     *(text.key for name in SamplerOptions.model_fields for text in SETTINGS[name].setting.texts),
 )
@@ -88,8 +89,11 @@ def to_infotext(request: Request, place: int, model: str, addons: Mapping[str, o
     return infotext(request.prompt, request.negative, {key: one for key, one in said.items() if one is not None})
 
 
-def from_infotext(text: str) -> Recorded:
-    """The request that a picture's text tells of. Raises UserError where it tells of none, or of an impossible one."""
+def from_infotext(text: str, knows_upscaler: Callable[[str], bool] = in_table) -> Recorded:
+    """The request that a picture's text tells of. Raises UserError where it tells of none, or of an impossible one.
+
+    An upscaler that is not known is replaced by Lanczos, and said to be.
+    """
     found = parse_infotext(text)
     if not found.settings:
         other = program_of({"": text})
@@ -117,7 +121,13 @@ def from_infotext(text: str) -> Recorded:
                 raise UserError(
                     f"the picture says {entry.key} {_shown(pairs[entry.key])!r}, which is no number: give it yourself"
                 ) from None
-    ignored = chance + _mend_hires(pairs, settings) + _mend_sampler(pairs, settings) + unknown
+    ignored = (
+        chance
+        + _mend_hires(pairs, settings)
+        + _mend_upscalers(settings, knows_upscaler)
+        + _mend_sampler(pairs, settings)
+        + unknown
+    )
     addons = {key: value for key, value in pairs.items() if key in ADDONS or key.startswith(CONTROLS)}
     ignored += [f"{key}: {_shown(value)}" for key, value in pairs.items() if key not in UNDERSTOOD | addons.keys()]
     ignored += map(_shown, unread(text))
@@ -186,12 +196,21 @@ def _mend_hires(pairs: Mapping[str, str], settings: dict[str, Any]) -> list[str]
         return []
     if strength is not None:
         settings["hires_strength"] = settings.pop("strength")
-    try:
-        find_upscaler(settings.get("hires_upscaler", "Latent"))
-    except UserError:
-        settings["hires_upscaler"] = "Lanczos"
-        return [f"Hires upscaler: {pairs['Hires upscaler']} (Lanczos instead)"]
     return []
+
+
+def _mend_upscalers(settings: dict[str, Any], knows: Callable[[str], bool]) -> list[str]:
+    """Put Lanczos in the place of upscalers that are not there; returns what they were."""
+    lost: list[str] = []
+    if not 1 < settings.get("upscale", 0) <= LARGEST_UPSCALE:
+        for name in ("upscale", "upscaler"):
+            if name in settings:
+                lost.append(f"{SETTINGS[name].setting.texts[0].key}: {settings.pop(name)}")
+    for name in ("hires_upscaler", "upscaler"):
+        if name in settings and not knows(settings[name]):
+            lost.append(f"{SETTINGS[name].setting.texts[0].key}: {settings[name]} (Lanczos instead)")
+            settings[name] = "Lanczos"
+    return lost
 
 
 def _mend_hires_size(settings: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from diafano.request.fields import LARGEST_SEED
 from diafano.request.keywords import Settings
 from diafano.request.programs.table import find_program
 from diafano.request.settings import (
+    Enlarged,
     GuidanceSettings,
     Hires,
     ImageToImage,
@@ -32,7 +33,9 @@ __all__ = ["Request", "Settings", "split_sampler_name"]
 
 
 # Pydantic takes the fields of the last base first: the order of an experiment's columns.
-class Request(OtherProgram, Networks, SamplerOptions, Picture, ImageToImage, Variation, Hires, GuidanceSettings):
+class Request(
+    OtherProgram, Networks, SamplerOptions, Picture, ImageToImage, Variation, Enlarged, Hires, GuidanceSettings
+):
     """Everything that decides which pictures are drawn, apart from the model and from pictures to draw over.
 
     Its fields are in `request.settings`, with what each means.

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import model_validator
 
 from diafano.errors import UserError
+from diafano.pictures.infotext import UPSCALED_BY, UPSCALER
 from diafano.pictures.sides import Sides
 from diafano.request.fields import (
     Amount,
@@ -37,6 +38,7 @@ from diafano.request.fields import (
     Text,
     Tileable,
     UpscalerName,
+    UpscalerNameOrNone,
     number,
     sampler_label,
     schedule_label,
@@ -48,6 +50,8 @@ from diafano.request.rows import Group, Row, TextKey, rows_of, setting
 
 HIRES_STRENGTH = 0.7
 """A1111's: a latent that was enlarged is blurred, and less would leave it so."""
+
+LARGEST_UPSCALE = 16
 
 GENERATOR = {"CPU": "CPU", "GPU": "GPU", "NV": "GPU"}
 """A1111's names of `noise.sources.GENERATORS`."""
@@ -272,7 +276,8 @@ class Hires(Group):
     )
     hires_upscaler: UpscalerName = setting(
         "How the first picture is made larger: latent, latent-antialiased, latent-bicubic,"
-        " latent-bicubic-antialiased, latent-nearest, latent-nearest-exact, lanczos or nearest. Default: latent.",
+        " latent-bicubic-antialiased, latent-nearest, latent-nearest-exact, lanczos, nearest, or a network: a file, or"
+        " its name in --upscaler-dir. Default: latent.",
         "NAME",
         default="Latent",
         text=TextKey("Hires upscaler", when=lambda said: said.has_second_pass),
@@ -294,6 +299,34 @@ class Hires(Group):
     @property
     def has_second_pass(self) -> bool:
         return self.hires is not None or self.hires_size is not None
+
+
+class Enlarged(Group):
+    """What becomes of a picture when it is finished: A1111's postprocessing. `upscaler` None is the model's own."""
+
+    title = "The finished picture made larger"
+
+    upscale: Annotated[float | None, number(1, LARGEST_UPSCALE)] = setting(
+        "Make the finished picture so many times larger. Default: as the model's card says, where no size is given.",
+        "FACTOR",
+        text=TextKey(UPSCALED_BY, when=lambda said: said.is_enlarged),
+    )
+    upscaler: UpscalerNameOrNone = setting(
+        "By what: a network's file, its name in --upscaler-dir, lanczos or nearest. Default: the model's own network,"
+        " or lanczos.",
+        "NAME",
+        text=TextKey(UPSCALER, when=lambda said: said.is_enlarged),
+    )
+
+    @model_validator(mode="after")
+    def _something_is_enlarged(self) -> Self:
+        if self.upscaler is not None and self.upscale is None:
+            raise UserError(f"upscaler {self.upscaler!r}: that is for a picture made larger, so give upscale too")
+        return self
+
+    @property
+    def is_enlarged(self) -> bool:
+        return self.upscale is not None and self.upscale != 1
 
 
 class Networks(Group):
@@ -371,7 +404,7 @@ class OtherProgram(Group):
 
 GROUPS: tuple[type[Group], ...] = (
     *(Picture, GuidanceSettings, SamplerOptions, Variation),
-    *(ImageToImage, Hires, Networks, Level, OtherProgram),
+    *(ImageToImage, Hires, Enlarged, Networks, Level, OtherProgram),
 )
 
 SETTINGS: dict[str, Row] = {name: row for name, row in rows_of(GROUPS).items() if name != "prompt"}

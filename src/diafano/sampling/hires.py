@@ -46,6 +46,6 @@ def enlarged(
     width, height = width // factor * factor, height // factor * factor
     latents = []
     for pixels in decode(autoencoder, latent, tiles=tiles):
-        picture = to_picture(pixels).resize((width, height), upscaler.filter)
+        picture = upscaler.upscale(to_picture(pixels), size=(width, height))
         latents.append(cut_out(encode(autoencoder, to_pixels(picture)[None], tiles=tiles), goal))
     return InitImage(torch.cat(latents))

@@ -58,7 +58,10 @@ def open_source(recipe: DataRecipe, *, held_out: bool = False) -> tuple[EmojiSce
     if recipe.folder is not None:
         folder = PictureFolder(recipe.folder, recipe.size)
         return folder, len(folder)
-    sprites = Sprites.shipped() if recipe.sprites == "shipped" else Sprites.from_font(recipe.font)
+    if recipe.sheet is not None:
+        sprites = Sprites.from_sheet(recipe.sheet)
+    else:
+        sprites = Sprites.shipped() if recipe.sprites == "shipped" else Sprites.from_font(recipe.font)
     scenes = EmojiScenes(
         sprites,
         recipe.objects,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from diafano.errors import UserError
 from diafano.files import at_home, read_text, refusal
 from diafano.networks.autoencoder import AutoencoderConfig
+from diafano.networks.rrdb import RRDBNetConfig
 from diafano.networks.tiny_decoder import TinyDecoderConfig
 from diafano.networks.unet import UNetConfig
 from diafano.noise.schedule import ScheduleConfig
@@ -50,9 +51,11 @@ class DataRecipe(Section):
     """How many different emoji scenes to draw; a folder has what it has."""
     objects: tuple[str, ...] | None = None
     """Which objects emoji scenes show; all of them if left out. "everyday" stands for those that people name first."""
-    sprites: Literal["shipped", "font"] = "shipped"
+    sprites: Literal["shipped", "font", "sheet"] = "shipped"
     font: Path | None = None
     """A colour emoji font file, for sprites "font"; the one that fontconfig finds if left out."""
+    sheet: Path | None = None
+    """Folder of a sprite sheet, for sprites "sheet": `recipes/sprite_sheet.py` makes one of finer sprites."""
     mix: dict[str, float] | None = None
     """Shares of the kinds of emoji scenes, see `scene_sampler.TRAINING_MIX`, which it replaces."""
     snap: int = Field(default=1, ge=1)
@@ -74,6 +77,8 @@ class DataRecipe(Section):
     def _folder_is_named(self) -> "DataRecipe":
         if (self.kind == "folder") != (self.folder is not None):
             raise ValueError(f'kind "{self.kind}" and folder {self.folder} do not fit: name a folder for kind "folder"')
+        if (self.sprites == "sheet") != (self.sheet is not None):
+            raise ValueError(f'sprites "{self.sprites}" and sheet {self.sheet} do not fit: name a folder for "sheet"')
         return self
 
 
@@ -247,12 +252,53 @@ class PreviewRecipe(StageRecipe):
     network: TinyDecoderConfig
 
 
+class UpscalerLossRecipe(Section):
+    """Weights of the terms of the upscaler's loss; each term is a mean over values in [0, 1]."""
+
+    absolute: float = Field(default=1.0, ge=0)
+    gradient: float = Field(default=1.0, ge=0)
+    """Absolute error of the differences between neighbouring pixels: crisp edges."""
+
+
+class UpscalerRecipe(StageRecipe):
+    """An upscaler, RRDBNet, that learns to give pictures from what they are made small."""
+
+    data: DataRecipe
+    """Of the large pictures."""
+    network: RRDBNetConfig
+    name: str = Field(default="upscaler", min_length=1)
+    """What pictures record as their upscaler."""
+    autoencoder: Path | None = None
+    """Folder of a model, or of its autoencoder, that some of the small pictures go through: what the autoencoder does
+    to them is mended with the rest. None do if it is left out."""
+    autoencoder_share: float = Field(default=0.75, ge=0, le=1)
+    """Of the small pictures in a batch."""
+    noise: float = Field(default=0.01, ge=0, le=1)
+    """Standard deviation of the most noise on the small pictures, in values in [0, 1]."""
+    crop: int | None = Field(default=None, ge=16)
+    """Edge of the windows to train on, in pixels of the large pictures; whole pictures if left out."""
+    loss: UpscalerLossRecipe = UpscalerLossRecipe()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "UpscalerRecipe":
+        step = self.network.scale * self.network.unshuffle
+        if self.data.size % step:
+            raise ValueError(fitting_size(self.data.size, step))
+        if self.crop is not None and (self.crop > self.data.size or self.crop % step):
+            raise ValueError(f"crop {self.crop} is not a multiple of {step} up to the size {self.data.size}")
+        return self
+
+
 AnyRecipe = TypeVar("AnyRecipe", bound=Section)
-STAGES: dict[str, type[AutoencoderRecipe] | type[TextRecipe] | type[UNetRecipe] | type[PreviewRecipe]] = {
+STAGES: dict[
+    str,
+    type[AutoencoderRecipe] | type[TextRecipe] | type[UNetRecipe] | type[PreviewRecipe] | type[UpscalerRecipe],
+] = {
     "autoencoder": AutoencoderRecipe,
     "text": TextRecipe,
     "unet": UNetRecipe,
     "preview": PreviewRecipe,
+    "upscaler": UpscalerRecipe,
 }
 
 

@@ -36,7 +36,8 @@ Pixels = NDArray[np.uint8]
 
 
 class Sprites(Mapping[str, Image.Image]):
-    """Object name -> its square RGBA picture, ``SPRITE_EDGE`` pixels a side, its longer side filling the square.
+    """Object name -> its square RGBA picture, its longer side filling the square; ``SPRITE_EDGE`` pixels a side, unless
+    it comes from a sheet of finer ones.
 
     Resized copies are cached: drawing a scene does no resampling once its sizes have been seen. Tinted ones are not,
     as they would take some 400 MB at 128 pixels.
@@ -221,10 +222,10 @@ def _draw(thing: EmojiObject, font: ImageFont.FreeTypeFont) -> Image.Image:
     return squared(canvas)
 
 
-def squared(picture: Image.Image) -> Image.Image:
-    """What is visible of an RGBA picture as a square of ``SPRITE_EDGE`` pixels, its longer side filling the square."""
+def squared(picture: Image.Image, edge: int = SPRITE_EDGE) -> Image.Image:
+    """What is visible of an RGBA picture as a square of ``edge`` pixels, its longer side filling the square."""
     drawn = picture.crop(picture.getchannel("A").getbbox())
     side = max(drawn.size)
     square = Image.new("RGBA", (side, side))
     square.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
-    return square.resize((SPRITE_EDGE, SPRITE_EDGE), Image.Resampling.LANCZOS)
+    return square.resize((edge, edge), Image.Resampling.LANCZOS)
