@@ -84,7 +84,7 @@ def test_a_folder_of_very_many_files_is_no_wait(tmp_path: Path) -> None:
     assert len(weights(f"{tmp_path}/", folders=True)) == MOST_OFFERED
 
 
-@pytest.mark.parametrize("name", LISTED.keys() & SETTINGS.keys())
+@pytest.mark.parametrize("name", sorted(LISTED.keys() & SETTINGS.keys()))
 def test_what_is_listed_is_taken(name: str) -> None:
     for value in LISTED[name]:
         typed: Any = SETTINGS[name].typed(value)
