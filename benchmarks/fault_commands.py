@@ -375,6 +375,10 @@ def data_faults() -> Iterator[tuple[Command, str, Callable[[Path], str], tuple[i
         path.unlink()
         path.mkdir()
 
+    def linked(path: Path) -> None:
+        path.unlink()
+        path.symlink_to("absent")
+
     changes: dict[str, Callable[[Path], object]] = {
         "an empty checkpoint": lambda path: path.write_bytes(b""),
         "a checkpoint of garbage": lambda path: path.write_bytes(bytes(range(256)) * 20),
@@ -386,7 +390,7 @@ def data_faults() -> Iterator[tuple[Command, str, Callable[[Path], str], tuple[i
             {"step": 1, "trained": {}, "optimisers": {}, "average": {}}, path
         ),
         "a checkpoint without a step": lambda path: torch.save({**torch.load(path), "step": "many"}, path),
-        "a checkpoint that links to nowhere": lambda path: (path.unlink(), path.symlink_to("absent")),
+        "a checkpoint that links to nowhere": linked,
     }
     for fault, change in changes.items():
         yield NAMED["train autoencoder"], fault, checkpoint(change), (0, 2) if "links" in fault else (2,)

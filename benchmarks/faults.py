@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fault_commands as commands
 from fault_commands import Command
@@ -64,7 +65,7 @@ class Cell:
     kind: str
     command: str
     fault: str
-    run: Callable[["Campaign"], list[str] | None]
+    run: "Run"
     """What is wrong with what it did; None: cannot be tried here."""
 
 
@@ -77,18 +78,36 @@ class Campaign:
         self.place = root / "cell"
         commands.prepare(root)
 
-    def started(self, arguments: list[str | bytes], *, powerless: bool = False, **options: object) -> subprocess.Popen:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIAFANO_ENGINE": "off", "LC_ALL": "C.UTF-8"}
-        environment |= options.pop("environment", {})  # type: ignore[arg-type]
+    def started(
+        self,
+        arguments: Sequence[str | bytes],
+        *,
+        powerless: bool = False,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> subprocess.Popen[bytes]:
+        """The command, begun in the cell's place; `powerless`: rights hold for it, also where root runs it."""
+        whole = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "DIAFANO_ENGINE": "off",
+            "LC_ALL": "C.UTF-8",
+            **(environment or {}),
+        }
         prefix: list[str | bytes] = []
         if powerless and os.geteuid() == 0:
             less = "-dac_override,-dac_read_search"
             prefix = ["setpriv", f"--bounding-set={less}", f"--inh-caps={less}"]
-        given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        given: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            **options,
+        }
         command = [*prefix, sys.executable, "-m", "diafano", *arguments]
-        return subprocess.Popen(command, cwd=self.place, env=environment, **given)  # type: ignore[call-overload]
+        return subprocess.Popen(command, cwd=self.place, env=whole, **given)
 
-    def ended(self, process: subprocess.Popen) -> Outcome:
+    def ended(self, process: subprocess.Popen[bytes]) -> Outcome:
         try:
             out, error = process.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
@@ -157,6 +176,10 @@ class Campaign:
         return wrong + self.unsound(command, hidden=True)
 
 
+Run = Callable[[Campaign], list[str] | None]
+"""What a cell does; it returns what went wrong, or None where it cannot be tried here."""
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -169,16 +192,14 @@ def size(folder: Path) -> int:
 def mounted(place: Path, room: int) -> bool:
     if NAMESPACE not in os.environ:
         return False
-    command = ["mount", "-t", "tmpfs", "-o", f"size={max(room, 4096)}", "tmpfs", place]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={max(room, 4096)}", "tmpfs", str(place)]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 # ---- what is wrong with the place to write to
 
 
-def on_a_full_disk(
-    command: Command, share: float | None, *, earlier: bool = False
-) -> Callable[[Campaign], list[str] | None]:
+def on_a_full_disk(command: Command, share: float | None, *, earlier: bool = False) -> Run:
     """`share`: of what the command writes there is room for so much."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -207,9 +228,7 @@ def on_a_full_disk(
     return run
 
 
-def refused(
-    command: Command, spoil: Callable[[Campaign], str | None], *, powerless: bool = False
-) -> Callable[[Campaign], list[str] | None]:
+def refused(command: Command, spoil: Callable[[Campaign], str | None], *, powerless: bool = False) -> Run:
     """`spoil` makes the place one that is refused, and returns the name to give; None where it cannot."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -265,7 +284,7 @@ def linked_to_nowhere(command: Command) -> Callable[[Campaign], str | None]:
     return spoil
 
 
-def over_earlier_work(command: Command) -> Callable[[Campaign], list[str]]:
+def over_earlier_work(command: Command) -> Run:
     """It may be replaced by the user's word, or stays; either is said."""
 
     def run(campaign: Campaign) -> list[str]:
@@ -286,7 +305,7 @@ def over_earlier_work(command: Command) -> Callable[[Campaign], list[str]]:
 # ---- what is wrong with what is read
 
 
-def with_an_input(command: Command, spoil: str) -> Callable[[Campaign], list[str] | None]:
+def with_an_input(command: Command, spoil: str) -> Run:
     def run(campaign: Campaign) -> list[str] | None:
         campaign.fresh()
         arguments = command.arguments(campaign, "out/result")  # puts the inputs there
@@ -329,7 +348,7 @@ def with_an_input(command: Command, spoil: str) -> Callable[[Campaign], list[str
     return run
 
 
-def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[int, ...]) -> Callable:
+def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[int, ...]) -> Run:
     """A folder of captioned pictures, or a run's folder, in which something is wrong."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -348,7 +367,7 @@ def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[in
 # ---- standard streams, locales
 
 
-def with_streams(command: Command, which: str) -> Callable[[Campaign], list[str]]:
+def with_streams(command: Command, which: str) -> Run:
     def run(campaign: Campaign) -> list[str]:
         healthy = command.ending is None or campaign.result(command)
         campaign.fresh()
@@ -369,7 +388,8 @@ def with_streams(command: Command, which: str) -> Callable[[Campaign], list[str]
             )
         elif which.endswith("full"):
             with open("/dev/full", "wb") as full:
-                process = campaign.started(arguments, **{"stdout" if "output" in which else "stderr": full})
+                streams: dict[str, Any] = {"stdout" if "output" in which else "stderr": full}
+                process = campaign.started(arguments, **streams)
         else:
             reading, writing = os.pipe()
             os.close(reading)
@@ -393,7 +413,7 @@ LOCALES = {
 PROMPTS = {"emoji": "a 🦊 and an äpple".encode(), "bytes that are no letters": b"a \xff fox"}
 
 
-def in_a_locale(command: Command, locale: str, prompt: str) -> Callable[[Campaign], list[str] | None]:
+def in_a_locale(command: Command, locale: str, prompt: str) -> Run:
     """The prompt also names the files."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -415,7 +435,7 @@ def in_a_locale(command: Command, locale: str, prompt: str) -> Callable[[Campaig
 # ---- ends at random moments
 
 
-def ended_by(command: Command, number: signal.Signals, attempt: int) -> Callable[[Campaign], list[str]]:
+def ended_by(command: Command, number: signal.Signals, attempt: int) -> Run:
     def run(campaign: Campaign) -> list[str]:
         healthy, seconds = campaign.result(command)
         campaign.fresh()
@@ -444,7 +464,7 @@ def ended_by(command: Command, number: signal.Signals, attempt: int) -> Callable
 def cells() -> Iterator[Cell]:
     """The whole grid."""
     for command in commands.WRITING:
-        places: dict[str, Callable[[Campaign], list[str] | None]] = {
+        places: dict[str, Run] = {
             "full disk": on_a_full_disk(command, None),
             "disk that fills up": on_a_full_disk(command, 0.5),
             "full disk, earlier work there": on_a_full_disk(command, None, earlier=True),
@@ -510,12 +530,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="cells whose command or fault holds one of these words")
     parser.add_argument("--kinds", nargs="*", default=[], help="the same of the table's rows")
-    parser.add_argument("--json", type=Path, help="what was wrong, cell by cell")
+    parser.add_argument(
+        "--json", type=Path, help="what was wrong, cell by cell; what is there already is not run again"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into docs/faults.md")
     given = parser.parse_args()
     if os.geteuid() == 0 and NAMESPACE not in os.environ and shutil.which("unshare"):
         os.environ[NAMESPACE] = "1"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
+    known: dict[str, list[str] | None] = {}
+    if given.json is not None and given.json.exists():
+        known = json.loads(given.json.read_text(encoding="utf-8"))
     results: list[tuple[Cell, list[str] | None]] = []
     with tempfile.TemporaryDirectory() as root:
         campaign = Campaign(Path(root))
@@ -525,16 +550,14 @@ def main() -> None:
                 continue
             if given.kinds and not any(word in cell.kind for word in given.kinds):
                 continue
-            wrong = cell.run(campaign)
-            results.append((cell, wrong))
-            said = "skipped" if wrong is None else "; ".join(wrong) or "ok"
-            print(f"{text}: {said}", flush=True)
-            if given.json is not None:
-                records = [
-                    {**{key: getattr(one, key) for key in ("kind", "command", "fault")}, "wrong": that}
-                    for one, that in results
-                ]
-                given.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
+            name = f"{cell.kind}: {text}"
+            if name not in known:
+                known[name] = cell.run(campaign)
+                said = "skipped" if known[name] is None else "; ".join(known[name] or ()) or "ok"
+                print(f"{text}: {said}".encode("ascii", "backslashreplace").decode(), flush=True)
+                if given.json is not None:
+                    given.json.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            results.append((cell, known[name]))
         campaign.fresh()
     print(table(results))
     if given.write:

@@ -207,7 +207,8 @@ def _open_font(path: Path) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(str(path), _STRIKE)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be drawn as a colour emoji font at {_STRIKE} pixels ({reason(error)}): use NotoColorEmoji.ttf."
+            f"{path} cannot be drawn as a colour emoji font at {_STRIKE} pixels ({reason(error)}):"
+            " use NotoColorEmoji.ttf."
         ) from error
 
 
