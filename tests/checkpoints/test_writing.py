@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from diafano.checkpoints.reading import read_weights
 from diafano.checkpoints import writing
+from diafano.checkpoints.reading import read_weights
 from diafano.checkpoints.writing import check_in_place, folder_in_place, save_tensors, write_weights
 from diafano.errors import UserError
 
