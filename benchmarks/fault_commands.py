@@ -169,6 +169,8 @@ class Command:
     prompted: bool = True
     """It reads a text, which must be one."""
     makes_parents: bool = False
+    shows: bool = False
+    """What it writes only shows how far it is: without it the command goes on, and says so."""
 
     def arguments(self, campaign: "Campaign", output: str) -> list[str | bytes]:
         """What is typed; the inputs are put in place."""
@@ -191,7 +193,7 @@ WRITING = (
     Command("generate into a folder", f"{DRAW}|--count|2|--output|{{}}", ""),
     Command("generate --grid", f"{DRAW}|--output|beside.png|--grid|{{}}", ".png"),
     Command("generate --filmstrip", f"{DRAW}|--output|beside.png|--filmstrip|{{}}", ".png"),
-    Command("generate --preview", f"{DRAW}|--output|beside.png|--preview|{{}}|--preview-every|1", ".png"),
+    Command("generate --preview", f"{DRAW}|--output|beside.png|--preview|{{}}|--preview-every|1", ".png", shows=True),
     Command("generate --vary", f"{DRAW}|--vary|guidance=1,2|--output|{{}}", ""),
     Command("noise", "noise|in.png|--model|model|--steps|2|--output|{}", ".png", prompted=False),
     Command("evaluate", "evaluate|--model|model|--prompts|2|--steps|1|--grid|{}", ".png", prompted=False),

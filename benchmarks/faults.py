@@ -215,7 +215,10 @@ def on_a_full_disk(command: Command, share: float | None, *, earlier: bool = Fal
         remount = f"remount,size={there + max(room, 4096)}"
         subprocess.run(["mount", "-o", remount, campaign.place / "out"], check=True, capture_output=True)
         outcome = campaign.ended(campaign.started(command.arguments(campaign, "out/result")))
-        wrong = campaign.judged(command, outcome, codes=(2,) if share is None and not earlier else (0, 2), named="out")
+        codes = (0,) if command.shows else (2,) if share is None and not earlier else (0, 2)
+        wrong = campaign.judged(command, outcome, codes=codes, named="out")
+        if outcome.code == 0 and command.shows and "No space left" not in outcome.error:
+            wrong.append("nothing said that it was not written")
         after = contents(campaign.place / "out")
         if outcome.code == 2:
             wrong += [

@@ -213,10 +213,12 @@ class Training:
             self.optimisers.load_state_dict(state["optimisers"])
             self.average.load(state["average"])
             self.step = int(state["step"])
-        except (
-            Exception
-        ) as error:  # torch raises many kinds, the system's too; each means that this file is not this run's
-            reason = "it is empty" if path.stat().st_size == 0 else str(error).partition("\n")[0]
+        except Exception as error:  # torch raises many kinds; each means that this file is not this run's
+            reason = str(error).partition("\n")[0]
+            if path.stat().st_size == 0:
+                reason = "it is empty"
+            elif isinstance(error, OSError):  # of a place that torch looks for beyond the file's end
+                reason = "its end is missing"
             raise UserError(
                 f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
             ) from error
