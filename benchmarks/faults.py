@@ -14,47 +14,25 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import fault_commands as commands
+from fault_campaign import NAMESPACE, SEED, Campaign, Run, contents, mounted, size
 from fault_commands import Command
+from fault_data import data_faults
+from fault_process import KILLS, LOCALES, PROMPTS, ended_by, in_a_locale, with_streams
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.append(str(DOCS / "scripts"))
 from generated import write_between_markers  # noqa: E402 (the scripts there share it)
 
-NAMESPACE = "DIAFANO_FAULTS_NAMESPACE"
-"""Set where the process has a namespace of mounts for itself."""
-LONGEST = 240.0
-"""Seconds of one command."""
-KILLS = {signal.SIGKILL: 5, signal.SIGINT: 3}
-SEED = 12
 LONG = "x" * 300
-
-
-@dataclass
-class Outcome:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    error: str
-
-    @property
-    def complaints(self) -> list[str]:
-        return [
-            line
-            for line in self.error.splitlines()
-            if line.startswith("diafano: ") and not line.startswith("diafano: note: ")
-        ]
 
 
 @dataclass
@@ -64,121 +42,14 @@ class Cell:
     kind: str
     command: str
     fault: str
-    run: Callable[["Campaign"], list[str] | None]
+    run: Run
     """What is wrong with what it did; None: cannot be tried here."""
-
-
-class Campaign:
-    """What the cells share: a folder with models and inputs, and what a healthy run of each command writes."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.healthy: dict[str, tuple[Path, float]] = {}
-        self.place = root / "cell"
-        commands.prepare(root)
-
-    def started(self, arguments: list[str | bytes], *, powerless: bool = False, **options: object) -> subprocess.Popen:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DIAFANO_ENGINE": "off", "LC_ALL": "C.UTF-8"}
-        environment |= options.pop("environment", {})  # type: ignore[arg-type]
-        prefix: list[str | bytes] = []
-        if powerless and os.geteuid() == 0:
-            less = "-dac_override,-dac_read_search"
-            prefix = ["setpriv", f"--bounding-set={less}", f"--inh-caps={less}"]
-        given = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        command = [*prefix, sys.executable, "-m", "diafano", *arguments]
-        return subprocess.Popen(command, cwd=self.place, env=environment, **given)  # type: ignore[call-overload]
-
-    def ended(self, process: subprocess.Popen) -> Outcome:
-        try:
-            out, error = process.communicate(timeout=LONGEST)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, error = process.communicate()
-            error = (error or b"") + b"\nTraceback: it did not end"
-        return Outcome(
-            process.returncode,
-            (out or b"").decode("utf-8", "surrogateescape"),
-            (error or b"").decode("utf-8", "surrogateescape"),
-        )
-
-    def fresh(self) -> None:
-        """An empty place with `out`, a folder."""
-        for _ in range(4):
-            subprocess.run(["umount", "-q", self.place / "out"], check=False, capture_output=True)
-        if self.place.exists():
-            subprocess.run(["chmod", "-R", "u+rwX", self.place], check=False, capture_output=True)
-            shutil.rmtree(self.place)
-        (self.place / "out").mkdir(parents=True)
-
-    def result(self, command: Command) -> tuple[Path, float]:
-        """What the command writes where nothing is wrong (a copy), and how long it takes."""
-        if command.name not in self.healthy:
-            self.fresh()
-            begin = time.perf_counter()
-            outcome = self.ended(self.started(command.arguments(self, "out/result")))
-            seconds = time.perf_counter() - begin
-            wrong = self.unsound(command, hidden=True)
-            if outcome.code != 0 or wrong:
-                raise SystemExit(f"{command.name} fails where nothing is wrong: {outcome} {wrong}")
-            kept = self.root / "healthy" / command.name.replace(" ", "-")
-            shutil.copytree(self.place / "out", kept, symlinks=True)
-            self.healthy[command.name] = (kept, seconds)
-        return self.healthy[command.name]
-
-    def unsound(self, command: Command, *, hidden: bool) -> list[str]:
-        """What lies there under its final name and is not whole; with `hidden` also what is left of unfinished work."""
-        found = []
-        for path in sorted((self.place / "out").rglob("*")):
-            inside = path.relative_to(self.place / "out")
-            if any(part.startswith(".") for part in inside.parts):
-                if hidden:
-                    found.append(f"{inside} is left")
-            elif path.is_file() and (why := commands.broken(path)):
-                found.append(f"{inside} is half a file: {why}")
-        return found
-
-    def judged(
-        self, command: Command, outcome: Outcome, *, codes: tuple[int, ...], named: str | None = None
-    ) -> list[str]:
-        """What is wrong with an ending that may have one of these codes; after a refusal `named` must be named."""
-        wrong = []
-        for word in ("Traceback", "Exception ignored", "Fatal Python error", "Error in sys.", "core dumped"):
-            if word in outcome.error:
-                wrong.append(f"{word}: {outcome.error.strip().splitlines()[-1]}")
-        if outcome.code not in codes:
-            wrong.append(f"ended with {outcome.code}, not {codes}: {outcome.error.strip()[-200:]}")
-        if outcome.code == 2:
-            if len(outcome.complaints) != 1:
-                wrong.append(f"{len(outcome.complaints)} sentences: {outcome.error.strip()[-300:]}")
-            elif named is not None and named not in outcome.complaints[0]:
-                wrong.append(f"{named!r} is not named: {outcome.complaints[0]}")
-            if outcome.complaints and "[Errno" in outcome.complaints[0]:
-                wrong.append(f"a number instead of words: {outcome.complaints[0]}")
-        return wrong + self.unsound(command, hidden=True)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def size(folder: Path) -> int:
-    """Bytes in pages, as a file system in memory counts."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
-
-
-def mounted(place: Path, room: int) -> bool:
-    if NAMESPACE not in os.environ:
-        return False
-    command = ["mount", "-t", "tmpfs", "-o", f"size={max(room, 4096)}", "tmpfs", place]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 # ---- what is wrong with the place to write to
 
 
-def on_a_full_disk(
-    command: Command, share: float | None, *, earlier: bool = False
-) -> Callable[[Campaign], list[str] | None]:
+def on_a_full_disk(command: Command, share: float | None, *, earlier: bool = False) -> Run:
     """`share`: of what the command writes there is room for so much."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -194,7 +65,10 @@ def on_a_full_disk(
         remount = f"remount,size={there + max(room, 4096)}"
         subprocess.run(["mount", "-o", remount, campaign.place / "out"], check=True, capture_output=True)
         outcome = campaign.ended(campaign.started(command.arguments(campaign, "out/result")))
-        wrong = campaign.judged(command, outcome, codes=(2,) if share is None and not earlier else (0, 2), named="out")
+        codes = (0,) if command.shows else (2,) if share is None and not earlier else (0, 2)
+        wrong = campaign.judged(command, outcome, codes=codes, named="out")
+        if outcome.code == 0 and command.shows and "No space left" not in outcome.error:
+            wrong.append("nothing said that it was not written")
         after = contents(campaign.place / "out")
         if outcome.code == 2:
             wrong += [
@@ -207,9 +81,7 @@ def on_a_full_disk(
     return run
 
 
-def refused(
-    command: Command, spoil: Callable[[Campaign], str | None], *, powerless: bool = False
-) -> Callable[[Campaign], list[str] | None]:
+def refused(command: Command, spoil: Callable[[Campaign], str | None], *, powerless: bool = False) -> Run:
     """`spoil` makes the place one that is refused, and returns the name to give; None where it cannot."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -265,7 +137,7 @@ def linked_to_nowhere(command: Command) -> Callable[[Campaign], str | None]:
     return spoil
 
 
-def over_earlier_work(command: Command) -> Callable[[Campaign], list[str]]:
+def over_earlier_work(command: Command) -> Run:
     """It may be replaced by the user's word, or stays; either is said."""
 
     def run(campaign: Campaign) -> list[str]:
@@ -286,7 +158,7 @@ def over_earlier_work(command: Command) -> Callable[[Campaign], list[str]]:
 # ---- what is wrong with what is read
 
 
-def with_an_input(command: Command, spoil: str) -> Callable[[Campaign], list[str] | None]:
+def with_an_input(command: Command, spoil: str) -> Run:
     def run(campaign: Campaign) -> list[str] | None:
         campaign.fresh()
         arguments = command.arguments(campaign, "out/result")  # puts the inputs there
@@ -329,7 +201,7 @@ def with_an_input(command: Command, spoil: str) -> Callable[[Campaign], list[str
     return run
 
 
-def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[int, ...]) -> Callable:
+def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[int, ...]) -> Run:
     """A folder of captioned pictures, or a run's folder, in which something is wrong."""
 
     def run(campaign: Campaign) -> list[str] | None:
@@ -345,106 +217,10 @@ def with_data(command: Command, spoil: Callable[[Path], str], *, codes: tuple[in
     return run
 
 
-# ---- standard streams, locales
-
-
-def with_streams(command: Command, which: str) -> Callable[[Campaign], list[str]]:
-    def run(campaign: Campaign) -> list[str]:
-        healthy = command.ending is None or campaign.result(command)
-        campaign.fresh()
-        arguments = command.arguments(campaign, "out/result")
-        codes: tuple[int, ...] = (0,)
-        if which.startswith("standard output"):
-            codes = (1,)
-        if which == "standard input closed":
-            process = campaign.started(arguments, stdin=None, preexec_fn=lambda: os.close(0))
-        elif which == "standard output closed":
-            process = campaign.started(arguments, stdout=None, preexec_fn=lambda: os.close(1))
-        elif which == "standard error closed":
-            process = campaign.started(arguments, stderr=None, preexec_fn=lambda: os.close(2))
-        elif which == "all closed":
-            codes = (1,)
-            process = campaign.started(
-                arguments, stdin=None, stdout=None, stderr=None, preexec_fn=lambda: os.closerange(0, 3)
-            )
-        elif which.endswith("full"):
-            with open("/dev/full", "wb") as full:
-                process = campaign.started(arguments, **{"stdout" if "output" in which else "stderr": full})
-        else:
-            reading, writing = os.pipe()
-            os.close(reading)
-            process = campaign.started(arguments, stdout=writing)
-            os.close(writing)
-        outcome = campaign.ended(process)
-        wrong = campaign.judged(command, outcome, codes=codes)
-        if healthy is not True:
-            written, there = (set(contents(one)) for one in (healthy[0], campaign.place / "out"))
-            wrong += [f"{name} was not written" for name in sorted(written - there)]
-        return wrong
-
-    return run
-
-
-LOCALES = {
-    "LC_ALL=C": {"LC_ALL": "C", "LANG": "C"},
-    "ASCII only": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
-    "tr_TR.UTF-8": {"LC_ALL": "tr_TR.UTF-8"},
-}
-PROMPTS = {"emoji": "a 🦊 and an äpple".encode(), "bytes that are no letters": b"a \xff fox"}
-
-
-def in_a_locale(command: Command, locale: str, prompt: str) -> Callable[[Campaign], list[str] | None]:
-    """The prompt also names the files."""
-
-    def run(campaign: Campaign) -> list[str] | None:
-        if locale.startswith("tr_TR") and b"tr_TR.utf8" not in subprocess.check_output(["locale", "-a"]):
-            return None
-        campaign.fresh()
-        said = PROMPTS[prompt]
-        arguments = [
-            os.fsencode(one).replace(b"a fox", said).replace(b"result", said.replace(b" ", b"_"))
-            for one in command.arguments(campaign, "out/result")
-        ]
-        outcome = campaign.ended(campaign.started(arguments, environment=LOCALES[locale]))
-        is_text = command.prompted and prompt != "emoji"
-        return campaign.judged(command, outcome, codes=(2,) if is_text else (0,))
-
-    return run
-
-
-# ---- ends at random moments
-
-
-def ended_by(command: Command, number: signal.Signals, attempt: int) -> Callable[[Campaign], list[str]]:
-    def run(campaign: Campaign) -> list[str]:
-        healthy, seconds = campaign.result(command)
-        campaign.fresh()
-        # Most of the time goes into starting; the second half is where files are written.
-        chance = random.Random(f"{SEED} {command.name} {number.name} {attempt}")
-        moment = seconds * (0.4 + 0.6 * chance.random())
-        process = campaign.started(command.arguments(campaign, "out/result"))
-        time.sleep(moment)
-        process.send_signal(number)
-        outcome = campaign.ended(process)
-        orderly = number != signal.SIGKILL
-        wrong = campaign.unsound(command, hidden=number == signal.SIGINT)
-        if orderly and any(word in outcome.error for word in ("Traceback", "Exception ignored")):
-            wrong.append(f"Traceback after {moment:.2f} of {seconds:.2f} s: {outcome.error.strip().splitlines()[-1]}")
-        again = campaign.ended(campaign.started(command.arguments(campaign, "out/result")))
-        if again.code != 0:
-            wrong.append(f"given again, it ended with {again.code}: {again.error.strip()[-300:]}")
-        wrong += campaign.unsound(command, hidden=False)
-        # A folder of pictures that nobody named may hold those of both runs.
-        missing = set(contents(healthy)) - set(contents(campaign.place / "out"))
-        return wrong + [f"given again, it has not written {name}" for name in sorted(missing)]
-
-    return run
-
-
 def cells() -> Iterator[Cell]:
     """The whole grid."""
     for command in commands.WRITING:
-        places: dict[str, Callable[[Campaign], list[str] | None]] = {
+        places: dict[str, Run] = {
             "full disk": on_a_full_disk(command, None),
             "disk that fills up": on_a_full_disk(command, 0.5),
             "full disk, earlier work there": on_a_full_disk(command, None, earlier=True),
@@ -465,7 +241,7 @@ def cells() -> Iterator[Cell]:
     for command in commands.READING:
         for fault in commands.INPUT_FAULTS:
             yield Cell("a file to read", command.name, fault, with_an_input(command, fault))
-    for command, fault, spoil, codes in commands.data_faults():
+    for command, fault, spoil, codes in data_faults():
         yield Cell("training data and checkpoints", command.name, fault, with_data(command, spoil, codes=codes))
     for command in commands.SAYING:
         for which in (
@@ -510,12 +286,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="cells whose command or fault holds one of these words")
     parser.add_argument("--kinds", nargs="*", default=[], help="the same of the table's rows")
-    parser.add_argument("--json", type=Path, help="what was wrong, cell by cell")
+    parser.add_argument(
+        "--json", type=Path, help="what was wrong, cell by cell; what is there already is not run again"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into docs/faults.md")
     given = parser.parse_args()
     if os.geteuid() == 0 and NAMESPACE not in os.environ and shutil.which("unshare"):
         os.environ[NAMESPACE] = "1"
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
+    known: dict[str, list[str] | None] = {}
+    if given.json is not None and given.json.exists():
+        known = json.loads(given.json.read_text(encoding="utf-8"))
     results: list[tuple[Cell, list[str] | None]] = []
     with tempfile.TemporaryDirectory() as root:
         campaign = Campaign(Path(root))
@@ -525,16 +306,14 @@ def main() -> None:
                 continue
             if given.kinds and not any(word in cell.kind for word in given.kinds):
                 continue
-            wrong = cell.run(campaign)
-            results.append((cell, wrong))
-            said = "skipped" if wrong is None else "; ".join(wrong) or "ok"
-            print(f"{text}: {said}", flush=True)
-            if given.json is not None:
-                records = [
-                    {**{key: getattr(one, key) for key in ("kind", "command", "fault")}, "wrong": that}
-                    for one, that in results
-                ]
-                given.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
+            name = f"{cell.kind}: {text}"
+            if name not in known:
+                known[name] = cell.run(campaign)
+                said = "skipped" if known[name] is None else "; ".join(known[name] or ()) or "ok"
+                print(f"{text}: {said}".encode("ascii", "backslashreplace").decode(), flush=True)
+                if given.json is not None:
+                    given.json.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            results.append((cell, known[name]))
         campaign.fresh()
     print(table(results))
     if given.write:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,43 @@ def test_muon_resumes_bit_for_bit(tmp_path: Path, workers: int) -> None:
     Training(resumed, settings, tmp_path / "halved", CPU).run()
     for one, other in zip(resumed.trained.parameters(), straight.trained.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+# ---- what lies in a run's folder
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.write_bytes(bytes(range(256))), "does not fit this recipe"),
+        (halved, "does not fit this recipe"),
+        (a_folder, "Is a directory"),
+        (lambda path: torch.save([1], path), "does not fit this recipe"),
+    ],
+    ids=["empty", "garbage", "half", "a folder", "a list"],
+)
+def test_a_checkpoint_that_is_none_is_one_sentence(change: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    Training(LineStage(), recipe(), tmp_path, CPU).run(until=7)
+    change(tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=said) as raised:
+        Training(LineStage(), recipe(), tmp_path, CPU)
+    assert "checkpoint.pt" in str(raised.value) and "[Errno" not in str(raised.value)
+    assert "delete it" in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("left", ["", "half", '{"step": 1}\n{"st', '{"step": 1}\n'])
+def test_what_a_full_disk_left_of_a_line_costs_no_other_line(left: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(left)
+    Training(LineStage(), recipe(), tmp_path, CPU).run(until=5)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [1] * left.count("\n") + [5, 5]

@@ -139,7 +139,7 @@ class Targets:
         if self.filmstrip is not None and strip is not None:
             film = self.filmstrip
             written(lambda: replacing(film, lambda: _fitting(strip.picture(), film, settings)))
-        if self.previews.path is not None:
+        if self.previews.path is not None and self.previews.path.is_file():  # or why it is not has been said
             print(self.previews.path)
         for error in failed[1:]:
             note(str(error))

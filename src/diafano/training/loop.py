@@ -204,15 +204,21 @@ class Training:
     def _load(self) -> None:
         path = self.folder / CHECKPOINT
         try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UserError(f"The checkpoint {refusal(error, path)}, or delete it.") from error
+        try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.stage.trained.load_state_dict(state["trained"])
             self.optimisers.load_state_dict(state["optimisers"])
             self.average.load(state["average"])
             self.step = int(state["step"])
-        except OSError as error:
-            raise UserError(f"The checkpoint {refusal(error, path)}, or delete it.") from error
         except Exception as error:  # torch raises many kinds; each means that this file is not this run's
-            reason = "it is empty" if path.stat().st_size == 0 else str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0]
+            if path.stat().st_size == 0:
+                reason = "it is empty"
+            elif isinstance(error, OSError):  # of a place that torch looks for beyond the file's end
+                reason = "its end is missing"
             raise UserError(
                 f"The checkpoint {path} does not fit this recipe ({reason}): use another output folder, or delete it."
             ) from error

@@ -161,3 +161,52 @@ def test_a_table_from_windows(tmp_path: Path) -> None:
     add(tmp_path / "train" / "1.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\r\ntrain\\1.png,one\r\n", encoding="utf-8", newline="")
     assert PictureFolder(tmp_path, 16).caption(0) == "one"
+
+
+# ---- what can be in a file and in no caption or name
+
+ROW = {"file_name": "a.png", "text": "a cat"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"text": "a \0 cat"}, "caption with the character NUL"),
+        ({"text": "a \ud800 cat"}, r"caption with '\\ud800' in it, which is half a letter"),
+        ({"file_name": "a\0.png"}, "file_name with the character NUL"),
+        ({"file_name": "\udfff.png"}, r"file_name with '\\udfff' in it, which is half a letter"),
+        ({"file_name": "x" * 5000 + ".png"}, "5004 letters.*File name too long"),
+    ],
+)
+def test_what_no_caption_or_name_can_hold_is_one_sentence(changed: dict[str, str], said: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [json.dumps(ROW), json.dumps({**ROW, **changed})]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=rf"(?s)metadata\.jsonl, line 2 .*{said}") as raised:
+        PictureFolder(tmp_path, 8)
+    assert len(str(raised.value)) < 700
+
+
+@pytest.mark.parametrize("table", ["[" * 100_000, "9" * 5000], ids=["nested without end", "a number without end"])
+def test_json_without_end_is_one_sentence(table: str, tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text(table)
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 1 is not JSON"):
+        PictureFolder(tmp_path, 8)
+
+
+def test_nul_in_a_caption_beside_its_picture_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"a \0 cat")
+    with pytest.raises(UserError, match=r"a\.txt has a caption with the character NUL.*save it as UTF-8"):
+        PictureFolder(tmp_path, 8)
+
+
+def test_a_caption_that_may_not_be_read_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a cat")
+    monkeypatch.setattr("diafano.training.data.folder.read_text", refused)
+    with pytest.raises(UserError, match=r"a\.txt' cannot be used \(Permission denied\): check its permissions"):
+        PictureFolder(tmp_path, 8)

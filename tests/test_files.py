@@ -1,0 +1,40 @@
+"""Files that are whole, through links too; what is said of names and refusals."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from diafano.errors import UserError
+from diafano.files import check_file, reason, refusal, whole_file, write_text
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/real").write_text("old")
+    for name, text in (("real", "new"), ("not there yet", "first")):
+        link = tmp_path / f"link to {name}"
+        link.symlink_to(tmp_path / "far" / name)
+        check_file(link)
+        write_text(link, text)
+        assert link.is_symlink() and (tmp_path / "far" / name).read_text() == text
+    assert {path.name for path in (tmp_path / "far").iterdir()} == {"real", "not there yet"}
+
+
+def test_a_link_into_no_folder_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "absent" / "file")
+    with pytest.raises(UserError, match="absent"):
+        check_file(tmp_path / "link")
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "link") as unfinished:
+        unfinished.touch()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_name_without_end_is_not_said_to_its_end() -> None:
+    said = refusal(OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000))
+    assert "5000 letters" in said and len(said) < 500
+
+
+def test_reasons_are_words() -> None:
+    assert reason(PermissionError(errno.EACCES, "Permission denied", "x")) == "Permission denied"
+    assert reason(ValueError("why")) == "why"
