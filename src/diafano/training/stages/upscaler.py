@@ -22,7 +22,7 @@ from diafano.checkpoints.upscaler import save_upscaler
 from diafano.checkpoints.upscaler_files import OWN
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder
-from diafano.networks.rrdb import RRDBNet
+from diafano.networks.rrdb import SLOPE, RRDBNet
 from diafano.pictures.pixels import grid, to_picture
 from diafano.training.examples import Examples, generator_of, indices_of, open_source, to_pixels
 from diafano.training.feed import Feed, Wanted
@@ -32,6 +32,8 @@ from diafano.training.recipe import UpscalerRecipe
 
 HELD_OUT, SHOWN = 16, 6
 FILE = OWN.name
+GAIN = 0.6
+"""Of the starting weights: with 1, the first updates throw away what the network begins with."""
 
 
 class UpscalerStage:
@@ -112,13 +114,14 @@ class UpscalerStage:
 
 
 def begin_with_nearest_neighbours(network: RRDBNet) -> None:
-    """Weights that keep the size of what they are given, blocks that hardly change it, and ends that pass colours on.
+    """Ends that pass colours on, blocks that hardly change them, and else weights that keep a map's size, nearly.
 
     The network then begins by giving each pixel as a square, not by noise.
     """
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+            layer.weight.data.mul_(GAIN)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
             if name.endswith("conv5") or name == "conv_last":
