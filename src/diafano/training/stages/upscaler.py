@@ -37,7 +37,7 @@ GAIN = 0.6
 
 
 class UpscalerStage:
-    """Absolute and gradient error from the large pictures."""
+    """Absolute, squared and gradient error from the large pictures."""
 
     def __init__(self, recipe: UpscalerRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
@@ -62,9 +62,13 @@ class UpscalerStage:
         true = to_pixels(self.feed(number).pixels, self.device).add(1).div(2)
         small = self.made_small(true, generator_of(recipe.loop.seed, number))
         made = self.network(small).float()
-        terms = {"absolute": F.l1_loss(made, true), "gradient_error": gradient_error(made, true)}
-        weights = recipe.loss
-        return weights.absolute * terms["absolute"] + weights.gradient * terms["gradient_error"], terms
+        terms = {
+            "absolute": F.l1_loss(made, true),
+            "squared": F.mse_loss(made, true),
+            "gradient_error": gradient_error(made, true),
+        }
+        weights = (recipe.loss.absolute, recipe.loss.squared, recipe.loss.gradient)
+        return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum(), terms
 
     @torch.no_grad()
     def made_small(
