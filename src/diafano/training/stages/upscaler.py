@@ -22,7 +22,7 @@ from diafano.checkpoints.upscaler import save_upscaler
 from diafano.checkpoints.upscaler_files import OWN
 from diafano.families.folder_parts import AUTOENCODER
 from diafano.networks.autoencoder import Autoencoder
-from diafano.networks.rrdb import RRDBNet
+from diafano.networks.rrdb import SLOPE, RRDBNet
 from diafano.pictures.pixels import grid, to_picture
 from diafano.training.examples import Examples, generator_of, indices_of, open_source, to_pixels
 from diafano.training.feed import Feed, Wanted
@@ -32,10 +32,12 @@ from diafano.training.recipe import UpscalerRecipe
 
 HELD_OUT, SHOWN = 16, 6
 FILE = OWN.name
+GAIN = 0.6
+"""Of the starting weights: with 1, the first updates throw away what the network begins with."""
 
 
 class UpscalerStage:
-    """Absolute and gradient error from the large pictures."""
+    """Absolute, squared and gradient error from the large pictures."""
 
     def __init__(self, recipe: UpscalerRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
@@ -60,9 +62,13 @@ class UpscalerStage:
         true = to_pixels(self.feed(number).pixels, self.device).add(1).div(2)
         small = self.made_small(true, generator_of(recipe.loop.seed, number))
         made = self.network(small).float()
-        terms = {"absolute": F.l1_loss(made, true), "gradient_error": gradient_error(made, true)}
-        weights = recipe.loss
-        return weights.absolute * terms["absolute"] + weights.gradient * terms["gradient_error"], terms
+        terms = {
+            "absolute": F.l1_loss(made, true),
+            "squared": F.mse_loss(made, true),
+            "gradient_error": gradient_error(made, true),
+        }
+        weights = (recipe.loss.absolute, recipe.loss.squared, recipe.loss.gradient)
+        return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum(), terms
 
     @torch.no_grad()
     def made_small(
@@ -112,13 +118,14 @@ class UpscalerStage:
 
 
 def begin_with_nearest_neighbours(network: RRDBNet) -> None:
-    """Weights that keep the size of what they are given, blocks that hardly change it, and ends that pass colours on.
+    """Ends that pass colours on, blocks that hardly change them, and else weights that keep a map's size, nearly.
 
     The network then begins by giving each pixel as a square, not by noise.
     """
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+            layer.weight.data.mul_(GAIN)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
             if name.endswith("conv5") or name == "conv_last":
