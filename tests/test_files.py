@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diafano.errors import UserError
-from diafano.files import check_file, reason, refusal, whole_file, write_text
+from diafano.files import check_file, check_folder, reason, refusal, whole_file, write_text
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -38,3 +38,11 @@ def test_a_name_without_end_is_not_said_to_its_end() -> None:
 def test_reasons_are_words() -> None:
     assert reason(PermissionError(errno.EACCES, "Permission denied", "x")) == "Permission denied"
     assert reason(ValueError("why")) == "why"
+
+
+def test_a_folders_name_that_something_else_has_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("absent")
+    for name, said in (("file", "is a file"), ("link", "links to what is not there")):
+        with pytest.raises(UserError, match=said):
+            check_folder(tmp_path / name)

@@ -163,7 +163,8 @@ def check_folder(folder: Path, *, parents: bool = False) -> None:
             check_writable(folder)
             return
         if os.path.lexists(folder):
-            raise UserError(f"{str(folder)!r} is a file, and a folder is to be written: choose another name")
+            what = "is a file" if folder.exists() else "links to what is not there"
+            raise UserError(f"{str(folder)!r} {what}, and a folder is to be written: choose another name")
         if parents:
             folder.mkdir(parents=True)
         elif not folder.parent.is_dir():

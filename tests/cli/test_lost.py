@@ -151,6 +151,18 @@ def test_a_preview_that_cannot_be_written_does_not_end_the_drawing(
     assert "No space left" in notes[0]
 
 
+def test_a_preview_that_was_never_written_is_not_named_as_written(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("No space left")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diafano.explain.preview.save_picture", full)
+    assert cli.run([*few(tiny_folder), "--output", "a.png", "--preview", "b.png", "--preview-every", "1"]) == 0
+    assert capsys.readouterr() == ("a.png\n", "diafano: note: the preview is not up to date: No space left\n")
+
+
 # ---- the first failure is told
 
 
