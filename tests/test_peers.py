@@ -102,7 +102,7 @@ def test_the_training_benchmark_takes_the_recipes_shape_and_times_whole_steps(mo
     import training_step
 
     of = training_step.shape_of("embedded", cast(Any, None))
-    assert (of["batch"], of["accumulate"], of["edge"]) == (16, 2, 16)
+    assert (of["batch"], of["accumulate"], of["edge"]) == (16, 4, 16)
     narrow = {**of, "batch": 2, "network": of["network"].model_copy(update={"widths": (32, 32, 32)})}
     for train in (training_step.train_with_diafano, training_step.train_with_diffusers):
         # A start of a first step, of each timed one, and of the one after the last.

@@ -154,8 +154,9 @@ def test_a_single_file_without_one_draws_with_it(narrow_model: Callable[[], Stab
         diafano.load(tmp_path / "part.safetensors", **options)
     completed = diafano.load(tmp_path / "part.safetensors", vae=vae, **options)
     settings: dict[str, Any] = {"seed": 1, "steps": 1, "size": (64, 64)}  # a file alone means 512x512
-    expected = diafano.load(tmp_path / "whole.safetensors", **options).generate("a fox", **settings)[0]
-    assert completed.generate("a fox", **settings)[0].tobytes() == expected.tobytes()
+    with told("64x64 is far from 512x512"):
+        expected = diafano.load(tmp_path / "whole.safetensors", **options).generate("a fox", **settings)[0]
+        assert completed.generate("a fox", **settings)[0].tobytes() == expected.tobytes()
 
 
 def test_the_command_records_and_draws_again(

