@@ -21,21 +21,7 @@ from diafano.serve.app import make_app  # noqa: E402
 from diafano.serve.limits import Limits  # noqa: E402
 from diafano.serve.service import Service  # noqa: E402
 from diafano.stable_diffusion import StableDiffusion  # noqa: E402
-
-
-class Given(Shelf):
-    """A shelf whose models are there already."""
-
-    def __init__(self, model: StableDiffusion, *names: str) -> None:
-        super().__init__()
-        self.model, self.given = model, ("embedded", *names)
-
-    def names(self) -> dict[str, Path]:
-        return {name: Path(name) for name in self.given}
-
-    def get(self, name: str) -> StableDiffusion:
-        self.find(name)
-        return self.model
+from jobs.queue.given import Given  # noqa: E402
 
 
 @dataclass

@@ -12,7 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from diafano.jobs.queue.job import Job, Made, Order
-from diafano.jobs.queue.queue import Event, Queue
+from diafano.jobs.queue.live import Event
+from diafano.jobs.queue.queue import Queue
 from diafano.jobs.queue.shelf import EMBEDDED_NAME
 from diafano.jobs.queue.store import Store
 from diafano.request.fields import LARGEST_EDGE, SMALLEST_EDGE

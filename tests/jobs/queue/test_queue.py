@@ -11,27 +11,13 @@ from PIL import Image
 
 from diafano.errors import UserError
 from diafano.jobs.queue.job import Job, Order, State
-from diafano.jobs.queue.queue import Event, Queue
-from diafano.jobs.queue.shelf import Shelf
+from diafano.jobs.queue.live import Event
+from diafano.jobs.queue.queue import Queue
 from diafano.jobs.queue.store import Store
 from diafano.stable_diffusion import StableDiffusion
+from jobs.queue.given import Given
 
 WAIT = 60.0
-
-
-class Given(Shelf):
-    """A shelf whose models are there already."""
-
-    def __init__(self, model: StableDiffusion, *names: str) -> None:
-        super().__init__()
-        self.model, self.given = model, ("embedded", *names)
-
-    def names(self) -> dict[str, Path]:
-        return {name: Path(name) for name in self.given}
-
-    def get(self, name: str) -> StableDiffusion:
-        self.find(name)
-        return self.model
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """The queue itself: takes orders, draws them in turn on a thread of its own, tells whoever listens how far they are."""
 
-import io
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from diafano.checkpoints.tiny_decoder import load_tiny_decoder
 from diafano.errors import UserError, collect_notes
 from diafano.explain.preview import preview_pictures
 from diafano.jobs.queue.job import Job, Order, State
+from diafano.jobs.queue.live import Event, Live
 from diafano.jobs.queue.shelf import EMBEDDED_NAME, Shelf
 from diafano.jobs.queue.store import Store
 from diafano.jobs.queue.together import draw_together
@@ -35,31 +35,6 @@ LONGEST_STEP = 60.0
 """Seconds: so long is waited for a step to end."""
 WATCHED_SECONDS = 5.0
 """Previews are made while somebody has asked for one within so many seconds."""
-
-
-@dataclass
-class Live:
-    """How far a job is that is being drawn."""
-
-    job: Job
-    steps: int = 0
-    step: int = 0
-    begun: float = field(default_factory=time.time)
-    preview: Image.Image | None = None
-    """Its first picture so far."""
-    shown: float = 0.0
-    """When that was made."""
-    cancelled: bool = False
-    """Nothing of it is wanted any more."""
-    interrupted: bool = False
-    """It ends with what is drawn so far."""
-
-    @property
-    def seconds_left(self) -> float | None:
-        """None before the first step."""
-        if self.step == 0:
-            return None
-        return (time.time() - self.begun) / self.step * (self.steps - self.step)
 
 
 @dataclass(frozen=True)
@@ -83,17 +58,6 @@ def parts_of(request: Request, model: StableDiffusion) -> list[Request]:
 
 class _Ended(Exception):
     """Nobody wants the rest of the batch."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something has happened to a job."""
-
-    job: str
-    owner: str
-    kind: str
-    """state, step or preview."""
-    number: int
 
 
 class Queue:
@@ -407,10 +371,3 @@ def said_of(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "there is not enough memory for this: ask for a smaller size or fewer pictures"
     return f"this could not be drawn ({type(error).__name__}: {error}): it is a fault of diafano's, please report it"
-
-
-def as_bytes(picture: Image.Image, format: str = "WEBP") -> bytes:
-    """A preview as a small file."""
-    file = io.BytesIO()
-    picture.save(file, format, quality=80)
-    return file.getvalue()

@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from diafano.errors import UserError
 from diafano.jobs.queue.job import Job, State
-from diafano.jobs.queue.queue import as_bytes
+from diafano.jobs.queue.live import as_bytes
 from diafano.pictures.files import SAVE_OPTIONS
 from diafano.pictures.metadata import metadata
 from diafano.request.recorded import from_infotext

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from diafano.errors import UserError
 from diafano.jobs.queue.job import Job, Made, State
-from diafano.jobs.queue.queue import as_bytes
+from diafano.jobs.queue.live import as_bytes
 from diafano.jobs.queue.shelf import EMBEDDED_NAME
 from diafano.pictures.metadata import parameters_of
 from diafano.request.fields import sampler_name, schedule_name
@@ -20,7 +20,6 @@ from diafano.request.settings import GROUPS, SETTINGS
 from diafano.sampling.samplers.table import SAMPLERS
 from diafano.sampling.sigmas import SCHEDULES
 from diafano.serve.limits import from_base64
-from diafano.serve.replies import refusal_reply
 from diafano.serve.service import Service, in_thread, owner
 
 EXAMPLE = "a penguin on a red background"
@@ -234,6 +233,3 @@ def shown(made: Made) -> dict[str, Any]:
         "created": made.created,
         "parameters": made.parameters,
     }
-
-
-__all__ = ["Missing", "refusal_reply", "router"]

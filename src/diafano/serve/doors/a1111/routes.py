@@ -14,7 +14,7 @@ from starlette.requests import Request
 from diafano import __version__
 from diafano.errors import UserError
 from diafano.jobs.queue.job import Job, Made, State
-from diafano.jobs.queue.queue import as_bytes
+from diafano.jobs.queue.live import as_bytes
 from diafano.pictures.infotext import parse_infotext
 from diafano.pictures.metadata import with_parameters
 from diafano.serve.doors.a1111 import lists
