@@ -21,6 +21,7 @@ from diafano.request.card import ModelCard
 from diafano.stable_diffusion import StableDiffusion
 from diafano.text_encoder.clip import CLIPTextConfig, CLIPTextEncoder
 from diafano.text_encoder.tokenizer import train_byte_pair
+from diafano.training.data.emoji.objects import EVERYDAY
 
 if TYPE_CHECKING:
     from fault_campaign import Campaign
@@ -92,9 +93,9 @@ blocks = [1, 1]
 latent_channels = 4
 width = 8
 """,
-    "judge": """
+    "judge": f"""
 [network]
-objects = ["fox", "apple"]
+objects = {json.dumps(EVERYDAY)}
 widths = [8, 8, 8]
 layers = 1
 groups = 4
