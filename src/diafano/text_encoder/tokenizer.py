@@ -9,6 +9,7 @@ Devlin et al. 2019 (WordPiece).
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -246,9 +247,10 @@ class Tokenizer:
         try:
             return self._backend.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate, as from undecodable command-line bytes
-            raise UserError(
-                f"The prompt {text!r} is not valid Unicode text; retype it or save its file as UTF-8."
-            ) from error
+            what = "retype it or save its file as UTF-8"
+            if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):  # then no letters come through
+                what = "the shell's locale has no such letters, set LC_ALL=C.UTF-8"
+            raise UserError(f"The prompt {text!r} is not valid Unicode text; {what}.") from error
 
     def _id_of(self, role: str) -> int:
         index: int | None = self._backend.token_to_id(self.special_tokens[role])
