@@ -75,8 +75,12 @@ def in_a_locale(command: Command, locale: str, prompt: str) -> Run:
             for one in command.arguments(campaign, "out/result")
         ]
         outcome = campaign.ended(campaign.started(arguments, environment=LOCALES[locale]))
-        is_text = command.prompted and prompt != "emoji"
-        return campaign.judged(command, outcome, codes=(2,) if is_text else (0,))
+        # Where Python was told to know nothing but ASCII, no other letter of a prompt comes through.
+        is_text = command.prompted and (prompt != "emoji" or locale == "ASCII only")
+        wrong = campaign.judged(command, outcome, codes=(2,) if is_text else (0,))
+        if is_text and prompt == "emoji" and "LC_ALL=C.UTF-8" not in outcome.error:
+            wrong.append(f"nothing said what to do: {outcome.error}")
+        return wrong
 
     return run
 

@@ -1,12 +1,14 @@
 """Files that are whole, through links too; what is said of names and refusals."""
 
 import errno
+import sys
 from pathlib import Path
 
 import pytest
 
 from diafano.errors import UserError
 from diafano.files import check_file, check_folder, reason, refusal, whole_file, write_text
+from diafano.request.fields import _text
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -46,3 +48,12 @@ def test_a_folders_name_that_something_else_has_is_told_as_what_it_is(tmp_path: 
     for name, said in (("file", "is a file"), ("link", "links to what is not there")):
         with pytest.raises(UserError, match=said):
             check_folder(tmp_path / name)
+
+
+def test_what_to_do_about_bytes_depends_on_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(UserError, match=r"set LC_ALL=C\.UTF-8"):
+        _text("a \udcf0 cat")
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
+    with pytest.raises(UserError, match="type it again"):
+        _text("a \udcf0 cat")

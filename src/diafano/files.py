@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import secrets
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -245,6 +246,13 @@ def cut(name: str, length: int) -> str:
     if len(data) <= length:
         return name
     return data[:length].decode("utf-8", "ignore")
+
+
+def how_to_spell() -> str:
+    """What to do where bytes came that are no letters."""
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):  # then no letters but its own come through
+        return "the shell's locale has no such letters, set LC_ALL=C.UTF-8"
+    return "type it again, or save its file as UTF-8"
 
 
 def read_text(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Tokenizers: their own rules first, then transformers' CLIPTokenizer and BertTokenizer as the oracle, id for id."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -329,3 +330,9 @@ def test_word_pieces_are_learnt_and_are_transformers(tmp_path: Path) -> None:
 def test_word_pieces_that_cannot_be_learnt(captions: list[str], size: int, said: str) -> None:
     with pytest.raises(UserError, match=said):
         train_word_piece(captions, size)
+
+
+def test_a_locale_without_letters_is_what_is_told(trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(UserError, match=r"set LC_ALL=C\.UTF-8"):
+        trained(["a \udcf0 cat"])

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from diafano.errors import UserError
+from diafano.files import how_to_spell
 from diafano.pictures.sides import Sides, read_sides
 
 SMALLEST_EDGE, LARGEST_EDGE = 64, 2048  # pixels
@@ -45,9 +46,7 @@ def _text(value: object) -> object:
         try:
             value.encode()
         except UnicodeEncodeError:  # a lone surrogate, as from undecodable bytes on a command line
-            raise UserError(
-                f"the text {value!r} is not valid Unicode: type it again, or save its file as UTF-8"
-            ) from None
+            raise UserError(f"the text {value!r} is not valid Unicode: {how_to_spell()}") from None
     return value
 
 

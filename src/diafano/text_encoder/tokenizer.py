@@ -21,7 +21,7 @@ from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from torch import Tensor
 
 from diafano.errors import UserError
-from diafano.files import reason, write_text
+from diafano.files import how_to_spell, reason, write_text
 from diafano.text_encoder.added_words import AddedWords
 from diafano.text_encoder.tokenizer_files import (
     END,
@@ -246,9 +246,7 @@ class Tokenizer:
         try:
             return self._backend.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate, as from undecodable command-line bytes
-            raise UserError(
-                f"The prompt {text!r} is not valid Unicode text; retype it or save its file as UTF-8."
-            ) from error
+            raise UserError(f"The prompt {text!r} is not valid Unicode text; {how_to_spell()}.") from error
 
     def _id_of(self, role: str) -> int:
         index: int | None = self._backend.token_to_id(self.special_tokens[role])
