@@ -12,7 +12,6 @@ import typer
 from diafano.cli.late import LateGroup
 from diafano.cli.messages import complain, sentence_about, show_notes, steady_streams
 from diafano.engine.memory import keep_freed_memory
-from diafano.engine.threads import wait_asleep
 
 UNHEARD, WRONG_VALUE, INTERRUPTED = 1, 2, 130
 """Exit codes: all is done, but standard output did not take what was said of it; what was typed cannot be done; Ctrl-C,
@@ -90,7 +89,6 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    wait_asleep()
     keep_freed_memory()
     try:
         code = app(args=arguments, prog_name="diafano", standalone_mode=False)

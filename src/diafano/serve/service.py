@@ -63,8 +63,8 @@ class Service:
             enlarged, told = None, [*notes]
             asked = pair(said.get("size"))
             if fit and name == EMBEDDED_NAME and asked is not None and image is None:
-                model_card = self.queue.shelf.get(name)
-                known = known_size(asked, model_card.card.size, model_card.size_step)
+                loaded = self.queue.shelf.get(name)
+                known = known_size(asked, loaded.card.size, loaded.size_step)
                 if known != asked:
                     enlarged, said["size"] = asked, known
                     told.append(

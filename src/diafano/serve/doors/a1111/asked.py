@@ -14,11 +14,10 @@ from diafano.request.recorded import from_infotext
 from diafano.request.request import split_sampler_name
 from diafano.sampling.samplers.table import find_sampler
 
-STYLES = ("restore_faces", "refiner_checkpoint", "firstpass_image", "s_min_uncond", "hr_checkpoint_name")
+NOT_DONE = ("restore_faces", "refiner_checkpoint", "firstpass_image", "s_min_uncond", "hr_checkpoint_name")
 """What there is nothing for; asked for, it is a note."""
 CONTENT = {0: "fill", 1: "original", 2: "latent noise", 3: "latent nothing"}
 KNOWN_OVERRIDES = ("sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source")
-ALWAYS_ON = ("controlnet",)
 
 
 class Unprocessable(UserError):
@@ -225,7 +224,7 @@ def _floor(edge: int, step: int) -> int:
 
 def _left_out(asked: Asked) -> list[str]:
     """Notes about what is asked and not done. Raises `Unprocessable` for what would be another picture."""
-    notes = [f"{name} is not done here: it is left out" for name in STYLES if getattr(asked, name)]
+    notes = [f"{name} is not done here: it is left out" for name in NOT_DONE if getattr(asked, name)]
     if asked.styles:
         notes.append(f"there are no styles here: {', '.join(asked.styles)} left out")
     if asked.script_name:

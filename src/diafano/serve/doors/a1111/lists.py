@@ -55,15 +55,10 @@ def latent_modes() -> list[dict[str, Any]]:
     return [{"name": one.label} for one in UPSCALERS.values() if one.mode is not None]
 
 
-def title_of(name: str) -> str:
-    """What a model is called in options; the same text everywhere."""
-    return name
-
-
 def models(names: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
-            "title": title_of(name),
+            "title": name,  # as `options` has it: clients look for the very same text
             "model_name": name,
             "hash": None,
             "sha256": None,
@@ -83,7 +78,7 @@ def options(model: str) -> dict[str, Any]:
         "outdir_txt2img_samples": "",
         "outdir_img2img_samples": "",
         "outdir_extras_samples": "",
-        "sd_model_checkpoint": title_of(model),
+        "sd_model_checkpoint": model,
         "sd_checkpoint_hash": "",
         "sd_vae": "Automatic",
         "CLIP_stop_at_last_layers": 1,
